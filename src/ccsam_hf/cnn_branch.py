@@ -1,0 +1,137 @@
+"""The CNN branch: pixel_values -> cnn_map, a frozen ResNet with an adapter (CC-SAM) or SAMUS's trainable CNN.
+
+Source: CC-SAM paper, Section 3.1 (ResNet-50 trained on RadImageNet, arXiv 1512.03385 and Radiology AI 4(5) e210315);
+SAMUS (arXiv 2309.06824) for its CNN.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import ResNetConfig, ResNetModel
+
+from .adapters import ConvNormGelu
+
+
+def resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of `(B, C, h, w)` to `(B, C, *size)`; nothing happens at the same size."""
+    if feature_map.shape[-2:] == size:
+        return feature_map
+    return F.interpolate(feature_map, size, mode="bilinear")
+
+
+class CNNAdapter(nn.Module):
+    """The trainable fully connected layer behind the frozen CNN, applied at every position.
+
+    Source: CC-SAM paper, Section 3.1 ("a trainable fully-connected layer, acting as an adapter"); LeakyReLU and
+    dropout from Section 4.2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float):
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Map `(B, C, h, w)` to `(B, C', h, w)`."""
+        hidden_states = self.linear(feature_map.permute(0, 2, 3, 1))
+        return self.dropout(F.leaky_relu(hidden_states)).permute(0, 3, 1, 2)
+
+
+class ResNetBranch(nn.Module):
+    """Frozen ResNet, its chosen stages behind the adapter, bilinear to the token grid.
+
+    The input is in [0, 1] as for the ViT; it is normalised here to the statistics of the ResNet's own pre-training.
+    While the ResNet's parameters are frozen its BatchNorm keeps evaluation mode, also in `train()`.
+
+    Args:
+        config: `CCSamCNNConfig`.
+        output_channels: width of the map.
+        grid_size: rows and columns of the map.
+    """
+
+    def __init__(self, config, output_channels: int, grid_size: int):
+        super().__init__()
+        resnet_config = ResNetConfig(
+            embedding_size=config.embedding_size,
+            hidden_sizes=list(config.hidden_sizes),
+            depths=list(config.depths),
+            layer_type=config.layer_type,
+        )
+        self.backbone = ResNetModel(resnet_config)
+        self.backbone._supports_sdpa = True  # it has no attention; else `set_attn_implementation("sdpa")` stops at it
+        self.stages = [int(stage.removeprefix("stage")) for stage in config.feature_stages]
+        in_channels = sum(config.hidden_sizes[stage - 1] for stage in self.stages)
+        self.adapter = CNNAdapter(in_channels, output_channels, config.dropout)
+        self.image_mean, self.image_std = tuple(config.image_mean), tuple(config.image_std)
+        self.grid_size = (grid_size, grid_size)
+        self.output_channels = output_channels
+
+    @property
+    def backbone_learns(self) -> bool:
+        """Whether any parameter of the ResNet takes a gradient."""
+        return any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+    def train(self, mode: bool = True):
+        """Set the mode; a frozen ResNet stays in evaluation mode, so its running statistics never move."""
+        super().train(mode)
+        self.backbone.train(mode and self.backbone_learns)
+        return self
+
+    def learnt_parts(self) -> list[nn.Module]:
+        """What learns while the ResNet stays frozen."""
+        return [self.adapter]
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Map `(B, 3, H, W)` in [0, 1] to `(B, C, h, w)`."""
+        mean = pixel_values.new_tensor(self.image_mean)[:, None, None]
+        std = pixel_values.new_tensor(self.image_std)[:, None, None]
+        normalised = ((pixel_values - mean) / std).to(self.adapter.linear.weight.dtype)
+        hidden_states = self.backbone(normalised, output_hidden_states=True).hidden_states  # stem, stage1, ...
+        maps = [hidden_states[stage] for stage in self.stages]
+        finest = hidden_states[min(self.stages)].shape[-2:]
+        stacked = torch.cat([resize(feature_map, finest) for feature_map in maps], dim=1)
+        return resize(self.adapter(stacked), self.grid_size)
+
+
+class SamusCNNBranch(nn.Module):
+    """SAMUS's CNN: a 3x3 convolution, then three of them behind 2x2 max-pooling, all trainable.
+
+    Args:
+        config: `CCSamCNNConfig`; `samus_channels` is the width of the first layer and doubles at each pooling but the
+            last, which maps to `output_channels`.
+        output_channels: width of the map, that of the ViT tokens in SAMUS.
+        num_channels: channels of the image.
+        num_downsamplings: how often the image is halved; 3 leads from 256 pixels to the 32x32 grid.
+    """
+
+    def __init__(self, config, output_channels: int, num_channels: int, num_downsamplings: int):
+        super().__init__()
+        widths = [config.samus_channels * 2**level for level in range(num_downsamplings)] + [output_channels]
+        self.stem = ConvNormGelu(num_channels, widths[0])
+        self.layers = nn.ModuleList(
+            ConvNormGelu(narrow, wide) for narrow, wide in zip(widths, widths[1:], strict=False)
+        )
+        self.output_channels = output_channels
+
+    def learnt_parts(self) -> list[nn.Module]:
+        """All of it learns."""
+        return [self]
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Map `(B, 3, H, W)` in [0, 1] to `(B, C, h, w)`."""
+        feature_map = self.stem(pixel_values.to(self.stem.conv.weight.dtype))
+        for layer in self.layers:
+            feature_map = layer(F.max_pool2d(feature_map, kernel_size=2))
+        return feature_map
+
+
+def build_cnn_branch(config) -> ResNetBranch | SamusCNNBranch | None:
+    """The branch that `CCSamConfig.cnn_branch` names, as wide as the fusion needs; None for "none"."""
+    vision, cnn = config.vision_config, config.cnn_config
+    if config.cnn_branch == "none":
+        return None
+    if config.cnn_branch == "samus":
+        num_downsamplings = vision.patch_stride.bit_length() - 1
+        return SamusCNNBranch(cnn, vision.hidden_size, vision.num_channels, num_downsamplings)
+    output_channels = vision.hidden_size if config.fusion == "cross_branch" else cnn.output_channels
+    return ResNetBranch(cnn, output_channels, vision.grid_size)
