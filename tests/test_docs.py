@@ -1,0 +1,48 @@
+"""The code and the commands in the documentation run as they stand."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import ccsam_hf
+from ccsam_hf.cli import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD = Path(ccsam_hf.TINY) / "README.md"
+DOCUMENTS = [ROOT / "README.md", CARD]
+
+
+def python_blocks() -> list:
+    """Every fenced Python block of every document, named by document and place."""
+    return [
+        pytest.param(block, id=f"{path.parent.name}-{path.stem}-{number}")
+        for path in DOCUMENTS
+        for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL))
+    ]
+
+
+def commands() -> list[str]:
+    """Every line that calls `ccsam-hf`."""
+    lines = [line.strip() for path in DOCUMENTS for line in path.read_text().splitlines()]
+    return sorted({line.split(" #")[0] for line in lines if line.startswith("ccsam-hf ")})
+
+
+@pytest.mark.parametrize("block", python_blocks())
+def test_python_blocks_run(block, tmp_path, monkeypatch):
+    shutil.copy(Path(ccsam_hf.TINY).parent / "example" / "image.png", tmp_path / "case.png")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "documentation", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_are_accepted_by_the_parser(command):
+    assert build_parser().parse_args(shlex.split(command)[1:]).run
+
+
+def test_links_to_files_of_the_repository_lead_somewhere():
+    for path in (ROOT / "README.md", ROOT / "hub_cards" / "README.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
