@@ -45,6 +45,41 @@ def rescale_boxes(boxes_xyxy: Tensor, from_size: tuple[int, int], to_size: tuple
     return rescale_points(boxes_xyxy.unflatten(-1, (2, 2)), from_size, to_size).flatten(-2)
 
 
+def boxes_from_unit(boxes_cxcywh_unit: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes of a detector in pixels of the image, clipped to it.
+
+    Args:
+        boxes_cxcywh_unit: (..., 4), centre x, centre y, width and height as shares of the image.
+        image_size: (height, width).
+
+    Returns:
+        (..., 4) float32, x0 y0 x1 y1 with 0 <= x <= width and 0 <= y <= height.
+
+    Raises:
+        ValueError: the last axis is not 4 long.
+    """
+    centre, size = _float_coordinates(boxes_cxcywh_unit, 4, "boxes").unflatten(-1, (2, 2)).unbind(-2)
+    corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
+    return rescale_boxes(corners, (1, 1), image_size)
+
+
+def boxes_to_unit(boxes_xyxy_image: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Boxes in pixels as a detector learns them: the inverse of `boxes_from_unit`.
+
+    Args:
+        boxes_xyxy_image: (..., 4), x0 y0 x1 y1.
+        image_size: (height, width).
+
+    Returns:
+        (..., 4) float32, centre x, centre y, width and height as shares of the image.
+
+    Raises:
+        ValueError: the last axis is not 4 long.
+    """
+    first, last = rescale_boxes(boxes_xyxy_image, image_size, (1, 1)).unflatten(-1, (2, 2)).unbind(-2)
+    return torch.cat([(first + last) / 2, last - first], dim=-1)
+
+
 def check_points(points_xy_image: Tensor, image_size: tuple[int, int]) -> None:
     """Refuse points that cannot be meant as pixels of the image.
 
@@ -195,6 +230,8 @@ def _numbers(values: Tensor) -> str:
 
 __all__ = [
     "boxes_from_masks",
+    "boxes_from_unit",
+    "boxes_to_unit",
     "check_boxes",
     "check_points",
     "rescale_boxes",
