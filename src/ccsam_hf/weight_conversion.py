@@ -12,7 +12,7 @@ import pickle
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel, ProcessorMixin
 
 from .configuration_ccsam import CCSamConfig
 from .image_processing_ccsam import CCSamImageProcessor
@@ -168,7 +169,7 @@ class ConversionReport:
     """What became of every tensor: each model name is in exactly one of the first four lists.
 
     Args:
-        kind: "sam", "samus", "medsam" or "radimagenet".
+        kind: "sam", "samus", "medsam", "radimagenet" or "grounding-dino".
         naming: whose names the checkpoint carries.
         loaded: model names that took a tensor as it was.
         interpolated: (model name, shape in the checkpoint, shape in the model).
@@ -203,8 +204,8 @@ class ConversionReport:
 
 
 def count_by_part(names: list[str]) -> str:
-    """'6 tensors (4 vit_branch.layers, 2 fusion)', from model names: branches by their parts, all else as a whole."""
-    parts = Counter(re.match(r"(vit_branch\.|cnn_branch\.)?\w+", name)[0] for name in names)
+    """'6 tensors (4 vit_branch.layers, 2 fusion)', from model names: large parts by parts, all else as a whole."""
+    parts = Counter(re.match(r"((vit_branch|cnn_branch|model)\.)?\w+", name)[0] for name in names)
     counts = ", ".join(f"{count} {part}" for part, count in parts.items())
     return f"{len(names)} tensors ({counts})" if names else "none"
 
@@ -284,23 +285,9 @@ def convert_tensors(
     """
     tensors, unused = unwrap(state_dict)
     style = recognise_style(tensors, kind, styles)
-    report = ConversionReport(kind, style.title, unused=unused)
+    report, problems = ConversionReport(kind, style.title, unused=unused), Problems()
     shapes = model_shapes(config)
-    converted, problems = {}, Problems()
-    for name, tensor in tensors.items():
-        reason, target = style.reason_to_drop(name), style.translate(name)
-        if reason is not None:
-            report.unused[name] = reason
-        elif target not in shapes:
-            problems.unknown.append(name)
-        elif target in converted:
-            if torch.equal(tensor, converted[target]):
-                report.unused[name] = f"second copy of {target}"
-            else:
-                problems.contradicting.append(name)
-        else:
-            converted[target] = tensor
-
+    converted = rename_tensors(tensors, style, shapes, report, problems)
     for name, shape in shapes.items():
         tensor = converted.get(name)
         if tensor is None:
@@ -311,7 +298,7 @@ def convert_tensors(
             converted[name] = interpolate_table(tensor, shape[0])
             report.interpolated.append((name, list(tensor.shape), list(shape)))
         else:
-            problems.misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(shape)}")
+            problems.add_misshapen(name, tensor.shape, shape)
     problems.raise_if_any(kind, style)
     return converted, report
 
@@ -324,6 +311,10 @@ class Problems:
     missing: list[str] = dataclasses.field(default_factory=list)
     misshapen: list[str] = dataclasses.field(default_factory=list)
     contradicting: list[str] = dataclasses.field(default_factory=list)
+
+    def add_misshapen(self, name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
+        """Note a tensor of another shape than the model's."""
+        self.misshapen.append(f"{name} {tuple(shape)} instead of {tuple(expected)}")
 
     def raise_if_any(self, kind: str, style: NamingStyle) -> None:
         """Raise ValueError with the names of each list that is not empty."""
@@ -340,6 +331,39 @@ class Problems:
                 + "; ".join(found)
                 + ". Check the kind of the checkpoint and the model's config: every tensor has to be accounted for"
             )
+
+
+def rename_tensors(
+    tensors: Mapping[str, Tensor],
+    style: NamingStyle,
+    names: Collection[str],
+    report: ConversionReport,
+    problems: Problems,
+) -> dict[str, Tensor]:
+    """Model names to tensors; what has no place in the model is noted in the report or among the problems.
+
+    Args:
+        tensors: names of `style` to tensors.
+        style: how the checkpoint names them.
+        names: all names of the model.
+        report: takes what is unused for a reason.
+        problems: takes unknown names, and copies that differ.
+    """
+    converted = {}
+    for name, tensor in tensors.items():
+        reason, target = style.reason_to_drop(name), style.translate(name)
+        if reason is not None:
+            report.unused[name] = reason
+        elif target not in names:
+            problems.unknown.append(name)
+        elif target in converted:
+            if torch.equal(tensor, converted[target]):
+                report.unused[name] = f"second copy of {target}"
+            else:
+                problems.contradicting.append(name)
+        else:
+            converted[target] = tensor
+    return converted
 
 
 def shorten(names: list[str]) -> str:
@@ -530,7 +554,7 @@ def check_output_dir(output_dir: Path) -> None:
         raise ValueError(f"{output_dir} exists and is not an empty folder; name a new one")
 
 
-def save_folder(output_dir: Path, model: CCSamModel, processor: CCSamProcessor, report: ConversionReport) -> None:
+def save_folder(output_dir: Path, model: PreTrainedModel, processor: ProcessorMixin, report: ConversionReport) -> None:
     """Write all files beside `output_dir`, then move them there at once."""
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
