@@ -88,7 +88,7 @@ def test_several_images_share_the_prompts(segment, case, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no prompt was given; expected --box"),
+        ([], "no prompt was given; expected --text T, or --box"),
         (["--box", "30", "20", "500", "90"], "case.png: box (30, 20, 500, 90) reaches outside the image"),
         (["--box", "120", "20", "30", "90"], "wrong order"),
         (["--box", "0.1", "0.1", "0.5", "0.5"], "must be pixels"),
@@ -99,7 +99,10 @@ def test_several_images_share_the_prompts(segment, case, tmp_path):
         (["--box", "1", "2", "3"], "expected 4 arguments; see ccsam-hf segment --help"),
         (["--box", "1", "2", "x", "4"], "invalid float value: 'x'"),
         ([*BOX, *SECOND_BOX, "--point", "50", "40", "1"], "at most one --box"),
-        ([*BOX, "--text", "nodule"], "text grounder, which this version does not carry"),
+        ([*BOX, "--text", "nodule"], "--text came with --box or --point"),
+        (["--text", " "], "text is ' '; expected the name of a target"),
+        (["--text", "left ventricle"], "has no folder 'grounder' beside its weights: give grounder="),
+        ([*BOX, "--every-instance", "--fallback", "best_box"], "--every-instance, --fallback came without --text"),
         ([*BOX, "--spacing", "0", "1"], "two numbers above zero"),
         ([*BOX, "--num-samples", "1"], "num_samples=1"),
         ([*BOX, "--num-samples", "many"], "invalid int value"),
@@ -188,8 +191,9 @@ def test_evaluate_hands_its_options_to_the_harness(monkeypatch, capsys, tmp_path
     out = tmp_path / "out"
     options = ["--model", "m", "--data", "d", "--layout", "busi", "--prompt", "box", "--output", str(out)]
     assert main(["evaluate", *options]) == 0
-    ((model, data, layout, prompt, protocol, output),) = calls
+    ((model, data, layout, prompt, protocol, output, grounder),) = calls
     assert (model, str(data), layout, prompt, protocol, output) == ("m", "d", "busi", "box", "samus", out)
+    assert grounder is None
     assert "nodule: Dice 88.12, 7 objects" in capsys.readouterr().out
 
 

@@ -177,8 +177,8 @@ def test_bootstrap_interval_is_seeded_and_near_the_normal_one():
 
 
 def test_evaluate_directory_writes_summary_and_table(write_cases, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(harness.CCSamModel, "from_pretrained", lambda folder: loaded(ModelThatSeesBrightness(10)))
-    monkeypatch.setattr(harness.CCSamProcessor, "from_pretrained", lambda folder: processor)
+    pipe = SimpleNamespace(model=ModelThatSeesBrightness(10), processor=processor)
+    monkeypatch.setattr(harness.CCSamPipeline, "from_pretrained", lambda folder, grounder, device_map: pipe)
     data = write_cases({"a": block(40, 60, 20, 40), "b": block(100, 20, 60, 30), "none": block(0, 0, 0, 0)})
     summary = evaluate_directory("some-model", data, "folder", "point", "samus", tmp_path / "new" / "out")
     assert json.loads((tmp_path / "new" / "out" / "summary.json").read_text()) == summary
@@ -195,13 +195,6 @@ def test_evaluate_directory_writes_summary_and_table(write_cases, tmp_path, monk
     assert [path.name for path in sorted((tmp_path / "new" / "out").iterdir())] == ["cases.csv", "summary.json"]
 
 
-def loaded(model):
-    """The model as `from_pretrained` would return it: with `eval` and `to`."""
-    model.eval = lambda: model
-    model.to = lambda device: model
-    return model
-
-
 @pytest.mark.parametrize("prompt", ["box", "point"])
 def test_the_real_tiny_model_runs_from_files_to_files(prompt, tiny_model, write_cases, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
@@ -216,8 +209,10 @@ def test_the_real_tiny_model_runs_from_files_to_files(prompt, tiny_model, write_
 def test_wrong_calls_are_refused(tiny_blocks, write_cases, tmp_path):
     model, out = ModelThatSeesBrightness(), tmp_path / "out"
     data = write_cases({"a": block(40, 60, 20, 40)})
-    with pytest.raises(ValueError, match="prompt is 'text'; accepted are box, point"):
-        evaluate_directory("model", data, "folder", "text", "samus", out)
+    with pytest.raises(ValueError, match="prompt is 'scribble'; accepted are box, point, text"):
+        evaluate_directory("model", data, "folder", "scribble", "samus", out)
+    with pytest.raises(ValueError, match="prompt='text' came without a grounder"):
+        evaluate_cases(model, processor, tiny_blocks, "text")
     with pytest.raises(ValueError, match="protocol is 'medsam'; accepted are samus"):
         evaluate_directory("model", data, "folder", "box", "medsam", out)
     with pytest.raises(ValueError, match="prompt is 'none'; accepted are box, point"):

@@ -1,13 +1,19 @@
 """The pipeline is processor, model and post-processing in one call; its results fit the image."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import pipeline
 
-from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamProcessor
+from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamProcessor, GroundingResult, TextGrounder
 from ccsam_hf.measurements import measure_mask
 from ccsam_hf.pipeline_ccsam import CCSamPipeline
+from small_grounder import small_grounder
 
 BOXES = [[30, 20, 120, 90], [60, 50, 150, 110]]
 
@@ -74,6 +80,12 @@ def test_files_pil_images_and_arrays_give_the_same_masks(centred, image, tmp_pat
         assert np.array_equal(centred(same, boxes=BOXES)[0].mask, expected)
 
 
+def test_a_list_of_images_gives_a_list_of_results(centred, image):
+    first, second = centred([image, image[::-1].copy()], boxes=BOXES)
+    assert np.array_equal(first[1].mask, centred(image, boxes=BOXES)[1].mask)
+    assert np.array_equal(second[1].mask, centred(image[::-1].copy(), boxes=BOXES)[1].mask)
+
+
 def test_points_mark_objects_and_the_box_is_that_of_the_mask(centred, image):
     (one,) = centred(image, points=[[50, 40], [10, 10]], labels=[1, 0])
     rows, columns = np.nonzero(one.mask)
@@ -123,8 +135,10 @@ def test_the_spacing_of_a_dicom_file_is_used_unless_another_is_given(centred, im
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ValueError, "no prompt was given; expected boxes"),
-        ({"text": "thyroid nodule"}, ValueError, "text grounder, which this version does not carry"),
+        ({}, ValueError, "no prompt was given; expected a text, boxes"),
+        ({"text": "thyroid nodule"}, ValueError, "no folder 'grounder' beside its weights: give grounder="),
+        ({"text": "thyroid nodule", "boxes": BOXES}, ValueError, "expected one or the other"),
+        ({"boxes": BOXES, "colour": "red"}, TypeError, "colour is no argument of CCSamPipeline"),
         ({"boxes": [0.1, 0.1, 0.5, 0.5]}, ValueError, "must be pixels"),
         ({"boxes": [10, 10, 300, 50]}, ValueError, "outside the image"),
         ({"boxes": BOXES, "spacing_mm": (0, 1)}, ValueError, "two numbers above zero"),
@@ -138,8 +152,8 @@ def test_wrong_calls_are_refused(pipe, image, arguments, error, message):
 
 
 def test_images_that_cannot_be_used_are_refused(pipe, image, tmp_path):
-    with pytest.raises(TypeError, match="expected one image"):
-        pipe([image, image], boxes=BOXES)
+    with pytest.raises(ValueError, match="image is an empty list"):
+        pipe([], boxes=BOXES)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         pipe(tmp_path / "absent.png", boxes=BOXES)
     with pytest.raises(ValueError, match="NaN or infinity"):
@@ -164,3 +178,149 @@ def test_a_saved_pipeline_loads_and_an_incomplete_one_does_not(tiny_model, proce
     wider.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks .* of the model's tensors"):
         CCSamPipeline.from_pretrained(tmp_path)
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+class StandInGrounder:
+    """Finds what it is told to: text -> boxes with scores, best first."""
+
+    settings = None
+
+    def __init__(self, found: dict[str, list[tuple[list[float], float]]]):
+        self.found, self.calls = found, []
+
+    def __call__(self, image, text, **options):
+        self.calls.append(options)
+        texts = [text] if isinstance(text, str) else text
+        return [self.result(each) for each in texts]
+
+    def result(self, text: str) -> GroundingResult:
+        found = self.found.get(text, [])
+        return GroundingResult(
+            text=text,
+            phrase=text.lower(),
+            description=f"a {text}",
+            boxes=torch.tensor([box for box, _ in found], dtype=torch.float32).reshape(-1, 4),
+            scores=torch.tensor([score for _, score in found]),
+            best_box=torch.tensor([1.0, 2.0, 3.0, 4.0]),
+            best_score=found[0][1] if found else 0.125,
+            reason=None if found else "too low",
+            text_encoder="words",
+            tuned_on="cases",
+        )
+
+
+@pytest.fixture
+def by_text(centred, tiny_model, processor, monkeypatch) -> CCSamPipeline:
+    """`centred` with a grounder that finds the two boxes of `BOXES` for "Nodule" and the first for "gland"."""
+    found = {"Nodule": [(BOXES[0], 0.75), (BOXES[1], 0.5)], "gland": [(BOXES[0], 0.875)]}
+    centred._grounder = StandInGrounder(found)
+    return centred
+
+
+def test_a_text_is_its_box_and_says_how_it_was_found(by_text, image):
+    results = by_text(image, text=["gland", "Nodule"])
+    expected = by_text(image, boxes=[BOXES[0], BOXES[0], BOXES[1]])
+    assert [result.label for result in results] == ["gland", "nodule", "nodule"]
+    for result, same in zip(results, expected, strict=True):
+        assert np.array_equal(result.mask, same.mask) and result.box == same.box and result.score == same.score
+        assert result.reason is None and (result.text_encoder, result.tuned_on) == ("words", "cases")
+    assert [result.box_score for result in results] == [0.875, 0.75, 0.5]
+    assert (results[1].text, results[1].description) == ("Nodule", "a Nodule")
+    assert expected[0].text is None and expected[0].box_score is None
+
+
+def test_the_image_is_encoded_once_however_many_targets(by_text, image, monkeypatch):
+    calls = []
+    encode = by_text.model.encode
+    monkeypatch.setattr(by_text.model, "encode", lambda pixel_values: calls.append(1) or encode(pixel_values))
+    by_text(image, text=["gland", "Nodule", "gland"])
+    by_text(image, text=["gland", "Nodule", "gland"], num_samples=2)
+    by_text(image, text="spleen")  # not found: nothing to encode
+    assert len(calls) == 2
+
+
+def test_a_text_that_is_not_found_is_an_empty_mask_with_the_reason(by_text, image):
+    first, missing, last = by_text(image, text=["gland", "spleen", "gland"], num_samples=3, spacing_mm=(0.2, 0.1))
+    assert first.mask.any() and np.array_equal(first.mask, last.mask)
+    assert missing.mask.shape == (120, 200) and not missing.mask.any() and not missing.probability.any()
+    assert missing.uncertainty.shape == (120, 200) and not missing.uncertainty.any()
+    assert (missing.box, missing.score, missing.box_score, missing.reason) == (None, 0.0, 0.125, "too low")
+    assert missing.measurements.area_mm2 == 0
+    (alone,) = by_text(image, text="spleen")
+    assert not alone.mask.any() and alone.uncertainty is None
+
+
+def test_options_for_texts_reach_the_grounder(by_text, image):
+    options = {"form": "description", "box_threshold": 0.2, "nms_threshold": 0.4, "every_instance": True}
+    by_text(image, text="gland", **options, fallback="best_box")
+    assert by_text.grounder.calls == [{**options, "fallback": "best_box"}]
+
+
+def test_a_pipeline_saves_its_grounder_and_transformers_makes_it_again(tiny_model, processor, image, tmp_path):
+    pipe = CCSamPipeline(tiny_model, processor, small_grounder())
+    expected = pipe(image, text=["thyroid nodule", "breast lesion"], fallback="best_box")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for part in (tiny_model, processor):
+        part.save_pretrained(parts)
+    pipe.grounder.save_pretrained(parts / "grounder")
+    made_by_transformers = pipeline("ultrasound-segmentation", model=str(parts))
+    assert type(made_by_transformers) is CCSamPipeline
+    pipe.save_pretrained(whole)
+    assert (whole / "grounder" / "config.json").is_file() and not (whole / "preprocessor_config.json").exists()
+    for again in (made_by_transformers, CCSamPipeline.from_pretrained(whole)):
+        results = again(image, text=["thyroid nodule", "breast lesion"], fallback="best_box")
+        for result, same in zip(results, expected, strict=True):
+            assert result.box == same.box and result.box_score == same.box_score
+            np.testing.assert_allclose(result.probability, same.probability, atol=1e-6)
+
+
+def test_a_grounder_of_its_own_folder_is_loaded_when_the_first_text_comes(tiny_model, processor, image, tmp_path):
+    small_grounder().save_pretrained(tmp_path / "elsewhere")
+    pipe = CCSamPipeline(tiny_model, processor, tmp_path / "elsewhere")
+    assert pipe.has_grounder and pipe._grounder == tmp_path / "elsewhere"
+    pipe(image, boxes=BOXES)
+    assert pipe._grounder == tmp_path / "elsewhere"
+    assert len(pipe(image, text="breast lesion", fallback="whole_image")) == 1
+    assert isinstance(pipe._grounder, TextGrounder)
+
+
+WITHOUT_THE_PACKAGE = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Hidden(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] == "ccsam_hf":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hidden())
+import numpy as np
+from transformers import pipeline
+pipe = pipeline("ultrasound-segmentation", model=sys.argv[1], trust_remote_code=True)
+(result,) = pipe(np.load(sys.argv[2]), text="thyroid nodule", fallback="best_box")
+np.savez(sys.argv[3], probability=result.probability, box=result.box, box_score=result.box_score)
+"""
+
+
+def test_a_saved_pipeline_answers_texts_where_the_package_is_not_installed(tiny_model, processor, image, tmp_path):
+    pipe = CCSamPipeline(tiny_model, processor, small_grounder())
+    pipe.save_pretrained(tmp_path / "repository")
+    np.save(tmp_path / "image.npy", image)
+    arguments = [str(tmp_path / name) for name in ("repository", "image.npy", "got.npz")]
+    home = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, *arguments],
+        env={**os.environ, **home, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (expected,) = pipe(image, text="thyroid nodule", fallback="best_box")
+    got = np.load(tmp_path / "got.npz")
+    np.testing.assert_allclose(got["probability"], expected.probability, atol=1e-5)
+    np.testing.assert_allclose(got["box"], expected.box, atol=1e-3)
+    assert got["box_score"] == pytest.approx(expected.box_score, abs=1e-5)

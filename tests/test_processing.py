@@ -154,7 +154,7 @@ def test_boxes_and_points_describe_the_same_objects(processor, image):
 
 @pytest.mark.parametrize("text", ["thyroid nodule", ["thyroid nodule"], ""])
 def test_text_is_refused_and_the_accepted_prompts_are_named(processor, image, text):
-    with pytest.raises(ValueError, match="text grounder, which this version does not carry: give boxes .* or points"):
+    with pytest.raises(ValueError, match="takes boxes .* and points .*: CCSamPipeline and TextGrounder"):
         processor(image, text=text)
 
 

@@ -21,15 +21,17 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from . import TINY
+from .descriptions import FORMS, to_phrase
+from .grounding import FALLBACKS
 from .image_files import read_image
 from .measurements import check_spacing
 from .pipeline_ccsam import CCSamPipeline, SegmentationResult
-from .processing_ccsam import refuse_text
 from .visualization import heatmap, overlay
 
 CHECKPOINT_KINDS = ("sam", "samus", "medsam", "radimagenet")
+GROUNDING_DINO = "grounding-dino"
 LAYOUTS = ("folder", "busi")
-PROMPTS = ("box", "point")
+PROMPTS = ("box", "point", "text")
 PROTOCOLS = ("samus",)
 INPUT_ERRORS = (ValueError, OSError, ImportError, SafetensorError, StrictDataclassError)
 
@@ -74,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_segment(commands: Any) -> None:
     """Declare `segment`."""
-    text = "Segment objects marked by boxes or points, given in pixels of the image; the same for every IMAGE."
+    text = "Segment objects named by a text, or marked by boxes or points in pixels; the same for every IMAGE."
     command = commands.add_parser("segment", help="masks, overlays and measurements of images", description=text)
     command.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, TIFF, BMP or DICOM file")
     command.add_argument("--model", default=TINY, help="folder or Hub id; the bundled ccsam-tiny if left out")
@@ -89,7 +91,12 @@ def add_segment(commands: Any) -> None:
         metavar=("X", "Y", "LABEL"),
         help="LABEL 1 inside, 0 outside; all points, and one box beside them, mark one object",
     )
-    command.add_argument("--text", action="append", metavar="T", help="not supported by this version")
+    command.add_argument("--text", action="append", metavar="T", help='one target each, such as "left ventricle"')
+    add_grounder(command)
+    command.add_argument("--form", choices=FORMS, help="what the text encoder reads; the grounder's own if left out")
+    command.add_argument("--box-threshold", type=float, metavar="S", help="score from which a text counts as found")
+    command.add_argument("--every-instance", action="store_true", help="all boxes of a text instead of the best one")
+    command.add_argument("--fallback", choices=FALLBACKS, help="what to segment where a text is not found; none")
     command.add_argument(
         "--spacing",
         nargs=2,
@@ -102,6 +109,13 @@ def add_segment(commands: Any) -> None:
     command.set_defaults(run=segment)
 
 
+def add_grounder(command: Any) -> None:
+    """Declare `--grounder`."""
+    command.add_argument(
+        "--grounder", metavar="DIR|ID", help="Grounding DINO that finds texts; the one beside the model if left out"
+    )
+
+
 def add_evaluate(commands: Any) -> None:
     """Declare `evaluate`."""
     text = "Prompt every object of a data set from its true mask, and write summary.json and cases.csv."
@@ -110,6 +124,7 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument("--data", type=Path, required=True, metavar="DIR")
     command.add_argument("--layout", choices=LAYOUTS, default="folder")
     command.add_argument("--prompt", choices=PROMPTS, required=True)
+    add_grounder(command)
     command.add_argument("--protocol", choices=PROTOCOLS, default="samus")
     command.add_argument("--output", type=Path, required=True, metavar="DIR")
     command.set_defaults(run=evaluate)
@@ -117,12 +132,19 @@ def add_evaluate(commands: Any) -> None:
 
 def add_convert(commands: Any) -> None:
     """Declare `convert`."""
-    command = commands.add_parser("convert", help="published weights to a folder that CCSamModel loads")
-    command.add_argument("kind", choices=CHECKPOINT_KINDS)
+    command = commands.add_parser(
+        "convert", help="published weights to a folder that CCSamModel or TextGrounder loads"
+    )
+    command.add_argument("kind", choices=(*CHECKPOINT_KINDS, GROUNDING_DINO))
     command.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     command.add_argument("output", type=Path, metavar="OUTPUT_DIR")
     command.add_argument(
         "--base", type=Path, metavar="DIR", help="converted folder to add the weights to: SAM first, then radimagenet"
+    )
+    command.add_argument(
+        "--tokenizer",
+        metavar="DIR|ID",
+        help="of the text encoder in a grounding-dino checkpoint; bert-base-uncased if left out",
     )
     command.set_defaults(run=convert)
 
@@ -141,20 +163,27 @@ def add_data(commands: Any) -> None:
 
 def segment(arguments: argparse.Namespace) -> None:
     """Write masks, overlay and JSON of every image; all input is checked before the first is segmented."""
-    refuse_text(arguments.text)
     check_spacing(arguments.spacing)
     check_files(arguments.image, arguments.output)
-    prompts = prompts_of(arguments)
-    pipe = CCSamPipeline.from_pretrained(arguments.model)
+    prompts, grounding = prompts_of(arguments), grounding_of(arguments)
+    pipe = CCSamPipeline.from_pretrained(arguments.model, arguments.grounder)
     for path in arguments.image:
         check_input(pipe, path, prompts)
     for path in arguments.image:
         image, spacing_of_file = read_image(path)
         results = pipe(
-            image, **prompts, num_samples=arguments.num_samples, spacing_mm=arguments.spacing or spacing_of_file
+            image,
+            **prompts,
+            **grounding,
+            num_samples=arguments.num_samples,
+            spacing_mm=arguments.spacing or spacing_of_file,
         )
         write_together(arguments.output, segment_files(path.stem, image, results, prompts))
-        print(f"{path}: {len(results)} object(s) in {arguments.output / path.stem}.json")
+        for result in results:
+            if result.reason is not None:
+                print(f"{path}: {result.reason}")
+        found = sum(result.box is not None for result in results)
+        print(f"{path}: {found} object(s) in {arguments.output / path.stem}.json")
 
 
 def check_files(paths: Sequence[Path], output: Path) -> None:
@@ -175,9 +204,15 @@ def prompts_of(arguments: argparse.Namespace) -> dict[str, list]:
     """The prompt options as arguments of the pipeline.
 
     Raises:
-        ValueError: no prompt, or points beside several boxes.
+        ValueError: no prompt, a text that is none or stands beside other prompts, or points beside several boxes.
     """
     prompts = {}
+    if arguments.text:
+        if arguments.box or arguments.point:
+            raise ValueError("--text came with --box or --point; expected one or the other: a text finds its own box")
+        for text in arguments.text:
+            to_phrase(text)
+        prompts["text"] = arguments.text
     if arguments.box:
         prompts["boxes"] = arguments.box
     if arguments.point:
@@ -185,7 +220,7 @@ def prompts_of(arguments: argparse.Namespace) -> dict[str, list]:
         prompts["labels"] = [[label for _, _, label in arguments.point]]
     if not prompts:
         raise ValueError(
-            "no prompt was given; expected --box X0 Y0 X1 Y1 or --point X Y LABEL, in pixels of the image"
+            "no prompt was given; expected --text T, or --box X0 Y0 X1 Y1 or --point X Y LABEL in pixels of the image"
         )
     if len(arguments.box or []) > 1 and arguments.point:
         raise ValueError(
@@ -195,12 +230,29 @@ def prompts_of(arguments: argparse.Namespace) -> dict[str, list]:
     return prompts
 
 
+def grounding_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that belong to texts, as arguments of the pipeline; ValueError where they come without a text."""
+    options = {
+        "grounder": arguments.grounder,
+        "form": arguments.form,
+        "box_threshold": arguments.box_threshold,
+        "every_instance": arguments.every_instance or None,
+        "fallback": arguments.fallback,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and not arguments.text:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(f"{names} came without --text, which alone uses it")
+    given.pop("grounder", None)
+    return given
+
+
 def check_input(pipe: CCSamPipeline, path: Path, prompts: dict[str, list]) -> None:
     """Raise ValueError, with the file's name, for an image or a prompt that cannot be used."""
     image, _ = read_image(path)
     named = {"boxes": "input_boxes", "points": "input_points", "labels": "input_labels"}
     try:
-        pipe.processor(image, **{named[name]: value for name, value in prompts.items()})
+        pipe.processor(image, **{named[name]: value for name, value in prompts.items() if name in named})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -214,9 +266,13 @@ def segment_files(
         name = f"{stem}_mask.png" if len(results) == 1 else f"{stem}_mask_{i}.png"
         files[name] = png_bytes(Image.fromarray(result.mask.astype(np.uint8) * 255))
         head = {"label": result.label, "box": result.box, "score": result.score, "mask": name}
+        about = ("text", "description", "box_score", "reason", "text_encoder", "tuned_on")
+        if result.text is not None:
+            head |= {field: getattr(result, field) for field in about}
         objects.append({**head, **result.measurements.to_dict()})
     masks = [result.mask for result in results]
-    drawn = overlay(image, masks, prompts.get("boxes"), prompts.get("points"), prompts.get("labels"))
+    boxes = [result.box for result in results] if "text" in prompts else prompts.get("boxes")
+    drawn = overlay(image, masks, boxes, prompts.get("points"), prompts.get("labels"))
     files[f"{stem}_overlay.png"] = png_bytes(drawn)
     if results[0].uncertainty is not None:
         files[f"{stem}_uncertainty.png"] = png_bytes(heatmap(image, np.max([r.uncertainty for r in results], axis=0)))
@@ -246,7 +302,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from .evaluation.harness import evaluate_directory
 
     summary = evaluate_directory(
-        arguments.model, arguments.data, arguments.layout, arguments.prompt, arguments.protocol, arguments.output
+        arguments.model,
+        arguments.data,
+        arguments.layout,
+        arguments.prompt,
+        arguments.protocol,
+        arguments.output,
+        arguments.grounder,
     )
     for target, values in summary.items():
         if isinstance(values, dict) and "dice" in values:
@@ -256,9 +318,18 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Convert published weights and print what became of every tensor."""
-    from .weight_conversion import convert_checkpoint
+    unused = "base" if arguments.kind == GROUNDING_DINO else "tokenizer"
+    if getattr(arguments, unused) is not None:
+        raise ValueError(f"--{unused} was given with {arguments.kind}, which takes none; leave it out")
+    if arguments.kind == GROUNDING_DINO:
+        from .grounding_dino_conversion import convert_grounding_dino_checkpoint
 
-    report = convert_checkpoint(arguments.kind, arguments.checkpoint, arguments.output, base=arguments.base)
+        tokenizer = {} if arguments.tokenizer is None else {"tokenizer": arguments.tokenizer}
+        report = convert_grounding_dino_checkpoint(arguments.checkpoint, arguments.output, **tokenizer)
+    else:
+        from .weight_conversion import convert_checkpoint
+
+        report = convert_checkpoint(arguments.kind, arguments.checkpoint, arguments.output, base=arguments.base)
     print(report.summary())
 
 

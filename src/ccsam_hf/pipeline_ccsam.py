@@ -1,6 +1,9 @@
-"""Image + boxes or points -> masks, scores and measurements at the image's own size: the whole path in one call."""
+"""Image + text, boxes or points -> masks, scores and measurements at the image's own size: the whole path in one call.
 
-from collections.abc import Sequence
+Source: CC-SAM paper, Figure 2 and Section 3.3 for the way from a text to a box to a mask.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,21 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import Pipeline
+from transformers.utils import cached_file
 
 from .geometry import boxes_from_masks
+from .grounding import GroundingResult, TextGrounder
 from .image_files import read_image
 from .measurements import MaskMeasurements, check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
-from .processing_ccsam import CCSamProcessor, refuse_text, to_lists
+from .processing_ccsam import CCSamProcessor, prepare_prompts, to_lists
+
+TASK = "ultrasound-segmentation"
+GROUNDER_FOLDER = "grounder"  # inside the folder or repository of a model
+PREPROCESS_ARGUMENTS = {"boxes", "points", "labels", "text", "spacing_mm"}
+GROUNDING_ARGUMENTS = {"form", "box_threshold", "nms_threshold", "every_instance", "fallback"}
+FORWARD_ARGUMENTS = {"num_samples", *GROUNDING_ARGUMENTS}
 
 
 @dataclass(frozen=True)
@@ -22,15 +34,22 @@ class SegmentationResult:
     """One segmented object, at the image's own size (H0, W0).
 
     Args:
-        mask: (H0, W0) bool; the same with and without `num_samples`.
+        mask: (H0, W0) bool; the same with and without `num_samples`. Empty where a text was not found.
         probability: (H0, W0) float32 in [0, 1]; with `num_samples` its mean over the draws.
-        score: the model's own estimate of the mask's IoU; usually in [0, 1], but not bounded.
-        box: x0, y0, x1, y1 pixels of the image: the box that prompted, else the tight box of the mask (first and last
-            column and row); None for an empty mask prompted by points.
+        score: the model's own estimate of the mask's IoU; usually in [0, 1], but not bounded. 0 where a text was not
+            found.
+        box: x0, y0, x1, y1 pixels of the image: the box that prompted, given or found by a text, else the tight box of
+            the mask (first and last column and row); None for an empty mask.
         label: name of the object where a text prompted, else None.
         uncertainty: (H0, W0) float32 in [0, 0.5], standard deviation of the probability over the draws; None without
             `num_samples`.
         measurements: area, diameters and centroid in pixels, with a spacing also in millimetres.
+        text: what was asked; this and all that follow are None without a text.
+        description: what the text encoder read.
+        box_score: score of the box in [0, 1]; of the best one where the text was not found.
+        reason: why the text was not found, or what its box is instead of a find; None for a find.
+        text_encoder: which text encoder read the description.
+        tuned_on: what the grounder was fine-tuned on; None also for zero-shot.
     """
 
     mask: np.ndarray
@@ -40,40 +59,84 @@ class SegmentationResult:
     label: str | None
     uncertainty: np.ndarray | None
     measurements: MaskMeasurements
+    text: str | None = None
+    description: str | None = None
+    box_score: float | None = None
+    reason: str | None = None
+    text_encoder: str | None = None
+    tuned_on: str | None = None
 
 
-class CCSamPipeline:
-    """Segment prompted objects in one ultrasound image.
+@dataclass(frozen=True)
+class Request:
+    """One image and what was asked about it, on its way through the pipeline."""
+
+    image: Image.Image | np.ndarray | Tensor
+    boxes: list[list[float]] | None
+    texts: Sequence[str] | str | None
+    spacing_mm: tuple[float, float] | None
+
+
+class CCSamPipeline(Pipeline):
+    """Segment prompted objects in an ultrasound image.
 
     ```python
     pipe = CCSamPipeline.from_pretrained(ccsam_hf.TINY)
+    nodule, gland = pipe("case.png", text=["thyroid nodule", "thyroid gland"])
     nodule, cyst = pipe("case.png", boxes=[[80, 60, 190, 150], [210, 90, 260, 140]])
     ```
 
+    It is a pipeline of transformers: `pipeline("ultrasound-segmentation", model=...)` makes the same object.
+
     Args:
-        model: [`CCSamModel`]; it is put in evaluation mode and used on the device where it is.
+        model: [`CCSamModel`]; it is put in evaluation mode and used on the device where it is, unless `device` says
+            otherwise.
         processor: [`CCSamProcessor`] whose input size is the model's.
+        grounder: [`TextGrounder`] for texts, or its folder or Hub id. Left out, that in the folder `grounder` beside
+            the model's weights is loaded when the first text comes.
+        kwargs: for transformers' `Pipeline`, such as `device`; or default arguments of `__call__`.
 
     Raises:
         ValueError: the two sizes differ.
     """
 
-    def __init__(self, model: CCSamModel, processor: CCSamProcessor):
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(
+        self,
+        model: CCSamModel,
+        processor: CCSamProcessor,
+        grounder: TextGrounder | str | Path | None = None,
+        **kwargs,
+    ):
         model_size = (model.config.vision_config.image_size,) * 2
         if processor.image_processor.input_size != model_size:
             raise ValueError(
                 f"the processor makes inputs of {processor.image_processor.input_size} and the model takes "
                 f"{model_size}; expected one size: load both from one folder"
             )
-        self.model = model.eval()
-        self.processor = processor
+        if getattr(model, "hf_device_map", None) is None and kwargs.get("device") is None:
+            kwargs["device"] = model.device
+        super().__init__(model=model.eval(), processor=processor, **kwargs)
+        self.image_processor = None  # the processor holds it; kept here too it would be saved twice
+        self._grounder = grounder
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "CCSamPipeline":
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        grounder: TextGrounder | str | Path | None = None,
+        **kwargs,
+    ) -> "CCSamPipeline":
         """Load model and processor from one folder or Hub repository.
 
         Args:
             pretrained_model_name_or_path: folder or repository id.
+            grounder: see [`CCSamPipeline`].
             kwargs: for `CCSamModel.from_pretrained`, such as `device_map` or `dtype`.
 
         Raises:
@@ -87,63 +150,147 @@ class CCSamPipeline:
                 f"{pretrained_model_name_or_path} lacks {len(missing)} of the model's tensors ({missing[0]} ...); "
                 "expected a complete CC-SAM checkpoint: convert or train one first"
             )
-        return cls(model, CCSamProcessor.from_pretrained(pretrained_model_name_or_path))
+        return cls(model, CCSamProcessor.from_pretrained(pretrained_model_name_or_path), grounder, task=TASK)
 
-    @torch.inference_mode()
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
+        """Write model, processor, code and, where there is one, the grounder into one folder."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        if self.has_grounder:
+            self.grounder.save_pretrained(Path(save_directory) / GROUNDER_FOLDER)
+
+    @property
+    def has_grounder(self) -> bool:
+        """Whether a text can be answered."""
+        return self._grounder is not None or self._grounder_beside_the_model() is not None
+
+    @property
+    def grounder(self) -> TextGrounder:
+        """The grounder, loaded where it is not yet; ValueError where there is none."""
+        if self._grounder is None:
+            beside = self._grounder_beside_the_model()
+            if beside is None:
+                raise ValueError(
+                    f"a text was given, and {self.model.name_or_path or 'the model'} has no folder "
+                    f"{GROUNDER_FOLDER!r} beside its weights: give grounder=, the folder or Hub id of a Grounding "
+                    "DINO (ccsam_hf.TINY_GROUNDER is the bundled one), or boxes or points instead"
+                )
+            self._grounder = TextGrounder.from_pretrained(beside, subfolder=GROUNDER_FOLDER)
+        elif isinstance(self._grounder, (str, Path)):
+            self._grounder = TextGrounder.from_pretrained(self._grounder)
+        return self._grounder
+
+    def _grounder_beside_the_model(self) -> str | None:
+        """Folder or id of the model where it holds a grounder."""
+        name = self.model.name_or_path
+        found = name and cached_file(
+            name, "config.json", subfolder=GROUNDER_FOLDER, _raise_exceptions_for_missing_entries=False
+        )
+        return name if found else None
+
     def __call__(
+        self,
+        image: Any,
+        boxes: Any = None,
+        points: Any = None,
+        labels: Any = None,
+        text: str | Sequence[str] | None = None,
+        num_samples: int | None = None,
+        spacing_mm: tuple[float, float] | None = None,
+        **kwargs,
+    ) -> list[SegmentationResult] | list[list[SegmentationResult]]:
+        """Segment each prompted object; the image is encoded once for all of them.
+
+        Args:
+            image: one image as [`CCSamImageProcessor`] takes it, or the path of a file for `image_files.read_image`.
+                A list of images is segmented image by image, all with the same prompts.
+            boxes: P boxes (x0, y0, x1, y1), or one; pixels of the image.
+            points: for each of P objects its points (x, y), or the points of one object; pixels of the image.
+            labels: for each point 1 (inside) or 0 (outside), nested as `points`; left out, all are inside.
+            text: one target or several in place of boxes and points, see [`TextGrounder`].
+            num_samples: draw the fusion's posterior this often, at least twice, for the uncertainty map.
+            spacing_mm: (between rows, between columns) in millimetres for the measurements; left out, that of the file
+                where it states one.
+            kwargs: with a text, `form`, `box_threshold`, `nms_threshold`, `every_instance` and `fallback` of
+                `TextGrounder.__call__`; `batch_size` and `num_workers` of transformers' pipelines.
+
+        Returns:
+            One result for each object, in the order of the prompts; with `every_instance` each text has one for each
+            box that was found. A text that was not found has one with an empty mask and the `reason`. For a list of
+            images a list of such lists.
+
+        Raises:
+            FileNotFoundError, ImportError: the file is absent, or its reader is.
+            TypeError: something that is no image or no text.
+            ValueError: no prompt, a text beside other prompts or without a grounder, or an image or a prompt that is
+                not accepted.
+        """
+        if isinstance(image, (list, tuple)) and not image:
+            raise ValueError("image is an empty list; expected one image or more")
+        given = {"boxes": boxes, "points": points, "labels": labels, "text": text}
+        given |= {"num_samples": num_samples, "spacing_mm": spacing_mm}
+        return super().__call__(
+            list(image) if isinstance(image, tuple) else image,
+            **{name: value for name, value in given.items() if value is not None},
+            **kwargs,
+        )
+
+    def _sanitize_parameters(self, **arguments) -> tuple[dict, dict, dict]:
+        unknown = sorted(set(arguments) - PREPROCESS_ARGUMENTS - FORWARD_ARGUMENTS)
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)} is no argument of {type(self).__name__}")
+        preprocess = {name: value for name, value in arguments.items() if name in PREPROCESS_ARGUMENTS}
+        forward = {name: value for name, value in arguments.items() if name in FORWARD_ARGUMENTS}
+        return preprocess, forward, {}
+
+    def get_inference_context(self) -> Callable:
+        """No gradients, and none of autograd's bookkeeping."""
+        return torch.inference_mode
+
+    def preprocess(
         self,
         image: str | Path | Image.Image | np.ndarray | Tensor,
         boxes: Any = None,
         points: Any = None,
         labels: Any = None,
-        text: str | None = None,
-        num_samples: int | None = None,
+        text: str | Sequence[str] | None = None,
         spacing_mm: tuple[float, float] | None = None,
-    ) -> list[SegmentationResult]:
-        """Segment each prompted object; the image is encoded once for all of them.
-
-        Args:
-            image: one image as [`CCSamImageProcessor`] takes it, or the path of a file for `image_files.read_image`.
-            boxes: P boxes (x0, y0, x1, y1), or one; pixels of the image.
-            points: for each of P objects its points (x, y), or the points of one object; pixels of the image.
-            labels: for each point 1 (inside) or 0 (outside), nested as `points`; left out, all are inside.
-            text: not supported by this version.
-            num_samples: draw the fusion's posterior this often, at least twice, for the uncertainty map.
-            spacing_mm: (between rows, between columns) in millimetres for the measurements; left out, that of the file
-                where it states one.
-
-        Returns:
-            One result for each object, in the order of the prompts.
-
-        Raises:
-            FileNotFoundError, ImportError: the file is absent, or its reader is.
-            TypeError: something that is no image.
-            ValueError: no prompt, a text, or an image or a prompt that is not accepted.
-        """
-        refuse_text(text)
-        if boxes is None and points is None:
-            raise ValueError("no prompt was given; expected boxes (x0, y0, x1, y1) or points (x, y), in pixels")
-        if isinstance(image, (list, tuple)):
-            raise TypeError("a list was given as image; expected one image: call the pipeline for each of them")
+    ) -> dict[str, Any]:
+        """Image and prompts -> model inputs, and the request they belong to."""
+        if boxes is None and points is None and text is None:
+            raise ValueError(
+                "no prompt was given; expected a text, boxes (x0, y0, x1, y1) or points (x, y), in pixels"
+            )
+        if text is not None and not (boxes is None and points is None and labels is None):
+            raise ValueError("a text came with boxes or points; expected one or the other: a text finds its own box")
         if isinstance(image, (str, Path)):
             image, spacing_of_file = read_image(image)
             spacing_mm = spacing_of_file if spacing_mm is None else spacing_mm
         check_spacing(spacing_mm)
         inputs = self.processor(image, input_boxes=boxes, input_points=points, input_labels=labels)
-        original_sizes = inputs.pop("original_sizes")
-        maps = self._predict(inputs.to(self.model.device), num_samples)
-        scores = maps.pop("iou_scores")[0, :, 0].tolist()
-        resized = {
-            name: self.processor.post_process_masks(values, original_sizes, binarize=False)[0][:, 0]  # (P, H0, W0)
-            for name, values in maps.items()
-        }
         given_boxes = None if boxes is None else np.reshape(to_lists(boxes, "boxes"), (-1, 4)).tolist()
-        return [
-            self._result(
-                {name: values[i].cpu() for name, values in resized.items()}, score, given_boxes, i, spacing_mm
-            )
-            for i, score in enumerate(scores)
-        ]
+        return {**inputs, "request": Request(image, given_boxes, text, spacing_mm)}
+
+    def _forward(self, model_inputs: dict[str, Any], num_samples: int | None = None, **grounding) -> dict[str, Any]:
+        request, original_sizes = model_inputs.pop("request"), model_inputs.pop("original_sizes")
+        finds, boxes = None, request.boxes
+        if request.texts is not None:
+            finds = self.grounder(request.image, request.texts, **grounding)
+            boxes = [box for find in finds for box in find.boxes.tolist()]
+            input_size = tuple(model_inputs["pixel_values"].shape[-2:])
+            sizes = [tuple(size) for size in original_sizes.tolist()]
+            found = prepare_prompts(sizes, input_size, input_boxes=[boxes]) if boxes else {}
+            model_inputs |= {name: values.to(self.device) for name, values in found.items()}
+        nothing_found = finds is not None and not boxes
+        maps = {} if nothing_found else self._predict(model_inputs, num_samples)
+        return {
+            "maps": maps,
+            "original_sizes": original_sizes,
+            "boxes": boxes,
+            "finds": finds,
+            "spacing_mm": request.spacing_mm,
+            "with_uncertainty": num_samples is not None,
+        }
 
     def _predict(self, inputs: dict[str, Tensor], num_samples: int | None) -> dict[str, Tensor]:
         """Scores and maps of one image: iou_scores, pred_masks and, with draws, mean probability and uncertainty."""
@@ -155,30 +302,84 @@ class CCSamPipeline:
         names = ("iou_scores", "pred_masks", "mask_probability", "mask_uncertainty")
         return {name: output[name] for name in names if output.get(name) is not None}
 
-    @staticmethod
-    def _result(
-        maps: dict[str, Tensor],
-        score: float,
-        given_boxes: Sequence[Sequence[float]] | None,
-        index: int,
-        spacing_mm: tuple[float, float] | None,
-    ) -> SegmentationResult:
-        mask_logits = maps["pred_masks"]  # (H0, W0)
-        mask_binary = mask_logits > 0
-        box = None
-        if given_boxes is not None:
-            box = tuple(given_boxes[index])
-        elif mask_binary.any():
-            box = tuple(boxes_from_masks(mask_binary).tolist())
-        return SegmentationResult(
-            mask=mask_binary.numpy(),
-            probability=maps.get("mask_probability", mask_logits.sigmoid()).numpy(),
-            score=score,
-            box=box,
-            label=None,
-            uncertainty=maps["mask_uncertainty"].numpy() if "mask_uncertainty" in maps else None,
-            measurements=measure_mask(mask_binary.numpy(), spacing_mm),
-        )
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[SegmentationResult]:
+        """Maps of one image -> one result for each object."""
+        maps, sizes, spacing_mm = model_outputs["maps"], model_outputs["original_sizes"], model_outputs["spacing_mm"]
+        scores = maps.pop("iou_scores")[0, :, 0].tolist() if maps else []
+        resized = {
+            name: self.processor.post_process_masks(values, sizes, binarize=False)[0][:, 0]  # (P, H0, W0)
+            for name, values in maps.items()
+        }
+        boxes, finds = model_outputs["boxes"], model_outputs["finds"]
+        objects = [
+            segmented_object(
+                {name: values[index] for name, values in resized.items()},
+                score,
+                None if boxes is None else tuple(boxes[index]),
+                spacing_mm,
+            )
+            for index, score in enumerate(scores)
+        ]
+        if finds is None:
+            return [SegmentationResult(label=None, **each) for each in objects]
+        nothing = empty_object(tuple(sizes[0].tolist()), model_outputs["with_uncertainty"], spacing_mm)
+        return with_texts(objects, finds, nothing)
 
 
-__all__ = ["CCSamPipeline", "SegmentationResult"]
+def segmented_object(
+    maps: dict[str, Tensor],
+    score: float,
+    box: tuple[float, ...] | None,
+    spacing_mm: tuple[float, float] | None,
+) -> dict[str, Any]:
+    """Fields of the result of one object from its maps (H0, W0); without a box, that of the mask."""
+    mask_logits = maps["pred_masks"]
+    mask_binary = mask_logits > 0
+    if box is None and mask_binary.any():
+        box = tuple(boxes_from_masks(mask_binary).tolist())
+    return {
+        "mask": mask_binary.numpy(),
+        "probability": maps.get("mask_probability", mask_logits.sigmoid()).numpy(),
+        "score": score,
+        "box": box,
+        "uncertainty": maps["mask_uncertainty"].numpy() if "mask_uncertainty" in maps else None,
+        "measurements": measure_mask(mask_binary.numpy(), spacing_mm),
+    }
+
+
+def empty_object(
+    size: tuple[int, int], with_uncertainty: bool, spacing_mm: tuple[float, float] | None
+) -> dict[str, Any]:
+    """Fields of the result of a text that was not found in an image of a size (H0, W0)."""
+    nothing, zero = np.zeros(size, dtype=bool), np.zeros(size, dtype=np.float32)
+    return {
+        "mask": nothing,
+        "probability": zero,
+        "score": 0.0,
+        "box": None,
+        "uncertainty": zero if with_uncertainty else None,
+        "measurements": measure_mask(nothing, spacing_mm),
+    }
+
+
+def with_texts(
+    objects: list[dict[str, Any]], finds: Sequence[GroundingResult], nothing: dict[str, Any]
+) -> list[SegmentationResult]:
+    """Results of texts: the objects of each find in turn, or `nothing` where it has no box."""
+    results, remaining = [], iter(objects)
+    for find in finds:
+        about = {
+            "label": find.phrase,
+            "text": find.text,
+            "description": find.description,
+            "reason": find.reason,
+            "text_encoder": find.text_encoder,
+            "tuned_on": find.tuned_on,
+        }
+        scored = [(next(remaining), box_score) for box_score in find.scores.tolist()]
+        for fields, box_score in scored or [(nothing, find.best_score)]:
+            results.append(SegmentationResult(**fields, **about, box_score=box_score))
+    return results
+
+
+__all__ = ["TASK", "CCSamPipeline", "SegmentationResult"]

@@ -59,7 +59,7 @@ class CCSamProcessor(ProcessorMixin):
                 point is inside.
             input_boxes: x0, y0, x1, y1 pixels of the original image, 0 <= x0 < x1 <= width, 0 <= y0 < y1 <= height.
             segmentation_maps: masks for training, see `CCSamImageProcessor.preprocess`.
-            text: not supported, see Raises.
+            text: not for the processor, see Raises.
             kwargs: settings of the image processor for this call; `return_tensors` is "pt" (default) or "np".
 
         Returns:
@@ -93,8 +93,8 @@ def refuse_text(text: Any) -> None:
     """Raise ValueError where a text prompt is given."""
     if text is not None:
         raise ValueError(
-            f"text={text!r} was given; text prompts need the text grounder, which this version does not carry: give "
-            "boxes (x0, y0, x1, y1) or points (x, y) with labels, in pixels of the image"
+            f"text={text!r} was given; the processor takes boxes (x0, y0, x1, y1) and points (x, y) with labels, in "
+            "pixels of the image: CCSamPipeline and TextGrounder find the box of a text"
         )
 
 

@@ -6,8 +6,11 @@ mask logits are resized to 256x256 bilinearly and cut at zero, and all scores ar
 percent, the Manhattan Hausdorff distance `hd_samus` in pixels of 256x256. `hd_rows` is the number that SAMUS's own
 code prints under that name (`ccsam_hf.metrics.hausdorff_of_rows`): it alone may stand beside the published tables.
 
-Beside every result stands a baseline that sees the prompt but not the image: for a box the inscribed ellipse, for a
-click the disc around it whose area is the median area of the evaluated objects.
+A text prompt is the name of the case's target: the grounder finds its box in the image, and the model segments in it.
+A text that is not found counts as missed.
+
+Beside every result stands a baseline that sees the prompt but not the image: for a box, given or found, the inscribed
+ellipse, for a click the disc around it whose area is the median area of the evaluated objects.
 """
 
 import csv
@@ -25,23 +28,31 @@ import torch
 
 from ..data.prompts import fixed_click, tight_box
 from ..data.readers import Case, read_cases
-from ..geometry import resize_maps, resize_masks
+from ..geometry import rescale_boxes, resize_maps, resize_masks
+from ..grounding import TextGrounder
 from ..metrics import dice, hausdorff_of_rows, hausdorff_samus, iou, largest_distance
 from ..modeling_ccsam import CCSamModel
+from ..pipeline_ccsam import CCSamPipeline
 from ..processing_ccsam import CCSamProcessor
 from .baselines import inscribed_ellipse, median_disc, median_disc_radius
 
 logger = logging.getLogger(__name__)
 
 SIZE = (256, 256)  # (height, width) of protocol "samus"
-BASELINES = {"box": "ellipse", "point": "disc"}  # prompt -> the baseline that stands beside it
+BASELINES = {"box": "ellipse", "point": "disc", "text": "ellipse"}  # prompt -> the baseline that stands beside it
 PROTOCOLS = ("samus",)
 SCORES = ("dice", "iou", "hd_samus", "hd_rows")
-RESERVED_NAMES = ("all", "baseline", "n_without_object", "prompt", "protocol", "model", "versions")
+RESERVED_NAMES = ("all", "baseline", "n_without_object", "prompt", "protocol", "model", "grounder", "versions")
 
 
 def evaluate_directory(
-    model_dir: str | Path, data_dir: str | Path, layout: str, prompt: str, protocol: str, output_dir: str | Path
+    model_dir: str | Path,
+    data_dir: str | Path,
+    layout: str,
+    prompt: str,
+    protocol: str,
+    output_dir: str | Path,
+    grounder: str | Path | None = None,
 ) -> dict:
     """Evaluates a checkpoint on a directory of cases; writes `summary.json` and `cases.csv`, each in one piece.
 
@@ -51,13 +62,14 @@ def evaluate_directory(
         model_dir: folder or hub name of model and processor.
         data_dir: folder of the cases.
         layout: how it is laid out, see `ccsam_hf.data.readers`.
-        prompt: "box" or "point".
+        prompt: "box", "point" or "text".
         protocol: "samus".
         output_dir: folder of the two files; made where it is missing.
+        grounder: for texts, see `CCSamPipeline`.
 
     Returns:
         The content of `summary.json`: that of `summarize`, and `n_without_object`, `prompt`, `protocol`, `model`,
-        `versions`.
+        `grounder` (its text encoder and what it was tuned on, None for zero-shot), `versions`.
 
     Raises:
         FileNotFoundError: a folder is missing.
@@ -76,14 +88,16 @@ def evaluate_directory(
     _check_targets(cases)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = CCSamModel.from_pretrained(model_dir).eval().to(device)
-    processor = CCSamProcessor.from_pretrained(model_dir)
-    rows = evaluate_cases(model, processor, cases, prompt)
+    pipe = CCSamPipeline.from_pretrained(model_dir, grounder, device_map=device)
+    found_by = pipe.grounder if prompt == "text" else None
+    rows = evaluate_cases(pipe.model, pipe.processor, cases, prompt, grounder=found_by)
+    settings = found_by and found_by.settings
     summary = summarize(rows) | {
         "n_without_object": n_without_object,
         "prompt": prompt,
         "protocol": protocol,
         "model": str(model_dir),
+        "grounder": settings and {"text_encoder": settings.text_encoder, "tuned_on": settings.tuned_on},
         "versions": _versions(),
     }
     output_dir = Path(output_dir)
@@ -94,39 +108,50 @@ def evaluate_directory(
 
 
 def evaluate_cases(
-    model: CCSamModel, processor: CCSamProcessor, cases: Sequence[Case], prompt: str, batch_size: int = 8
+    model: CCSamModel,
+    processor: CCSamProcessor,
+    cases: Sequence[Case],
+    prompt: str,
+    batch_size: int = 8,
+    grounder: TextGrounder | None = None,
 ) -> list[dict]:
     """Segments every case by protocol "samus" and scores the masks.
 
-    An object that is so small that the resize to 256x256 loses it leaves no prompt. It counts as missed, by the model
-    and by the baseline: Dice 0, IoU 0, the largest value of each distance (510 and 256), and no `iou_score`.
+    An object that is so small that the resize to 256x256 loses it leaves no prompt, and neither does a text that is
+    not found. Both count as missed, by the model and by the baseline: Dice 0, IoU 0, the largest value of each
+    distance (510 and 256), and no `iou_score`.
 
     Args:
         model: in evaluation mode, on any device.
         processor: makes `pixel_values` (B, 3, 256, 256) of grey images.
         cases: each with an object.
-        prompt: "box" or "point".
+        prompt: "box", "point" or "text".
         batch_size: images at a time, at least 1.
+        grounder: finds the texts; needed for them alone.
 
     Returns:
         One row a case, in the order of the cases: name, target, prompt; dice and iou in percent, hd_samus and hd_rows
-        in pixels, the same four of the baseline as baseline_*; iou_score, the model's own estimate of the IoU or None.
+        in pixels, the same four of the baseline as baseline_*; iou_score, the model's own estimate of the IoU or None;
+        with texts box_score, that of the best box, and found, whether it counts.
 
     Raises:
         ValueError: the prompt is unknown, there is no case, the batch size is below 1, the model is in training mode,
-            a case has no object, or the processor's size is not 256x256.
+            a case has no object, the processor's size is not 256x256, or a grounder is there without texts or not
+            there with them.
     """
     _check_choice("prompt", prompt, tuple(BASELINES))
     if not cases:
         raise ValueError("cases is empty; there is nothing to evaluate")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    if (prompt == "text") != (grounder is not None):
+        raise ValueError(f"prompt={prompt!r} came {'without' if prompt == 'text' else 'with'} a grounder")
     if model.training:
         raise ValueError("the model is in training mode, where masks are random: call model.eval() first")
     radius = median_disc_radius([np.count_nonzero(_true_mask(case)) for case in cases])
     rows = []
     for start in range(0, len(cases), batch_size):
-        rows += _batch_rows(model, processor, cases[start : start + batch_size], prompt, radius)
+        rows += _batch_rows(model, processor, grounder, cases[start : start + batch_size], prompt, radius)
     return rows
 
 
@@ -167,24 +192,43 @@ def bootstrap_ci95(values: np.ndarray, resamples: int = 1000, seed: int = 0) -> 
 
 
 def _batch_rows(
-    model: CCSamModel, processor: CCSamProcessor, cases: Sequence[Case], prompt: str, disc_radius: float
+    model: CCSamModel,
+    processor: CCSamProcessor,
+    grounder: TextGrounder | None,
+    cases: Sequence[Case],
+    prompt: str,
+    disc_radius: float,
 ) -> list[dict]:
     truths = [_true_mask(case) for case in cases]
-    prompts = [_prompt_of(truth, prompt) if truth.any() else None for truth in truths]
+    rows = [{"name": case.name, "target": case.target, "prompt": prompt} for case in cases]
+    if prompt == "text":
+        prompts, found = zip(*[_found_box(grounder, case) for case in cases], strict=True)
+        rows = [row | columns for row, columns in zip(rows, found, strict=True)]
+    else:
+        prompts = [_prompt_of(truth, prompt) if truth.any() else None for truth in truths]
     images = [case.image for case, coordinates in zip(cases, prompts, strict=True) if coordinates is not None]
     given = [coordinates for coordinates in prompts if coordinates is not None]
     predictions = iter(_predict(model, processor, images, given, prompt))
-    rows = []
-    for case, truth, coordinates in zip(cases, truths, prompts, strict=True):
-        row = {"name": case.name, "target": case.target, "prompt": prompt}
+    scored = []
+    for row, truth, coordinates in zip(rows, truths, prompts, strict=True):
         if coordinates is None:
-            logger.warning("case %s: its object is lost at 256x256 and counts as missed", case.name)
-            rows.append(row | _scores_of_a_miss() | _scores_of_a_miss("baseline_") | {"iou_score": None})
+            if prompt != "text":
+                logger.warning("case %s: its object is lost at 256x256 and counts as missed", row["name"])
+            scored.append(row | _scores_of_a_miss() | _scores_of_a_miss("baseline_") | {"iou_score": None})
             continue
         pred, iou_score = next(predictions)
         baseline = _baseline_mask(coordinates, prompt, disc_radius)
-        rows.append(row | _scores(pred, truth) | _scores(baseline, truth, "baseline_") | {"iou_score": iou_score})
-    return rows
+        scored.append(row | _scores(pred, truth) | _scores(baseline, truth, "baseline_") | {"iou_score": iou_score})
+    return scored
+
+
+def _found_box(grounder: TextGrounder, case: Case) -> tuple[np.ndarray | None, dict]:
+    """The box (4,) of the case's target in pixels of 256x256, or None, and the columns that tell of it."""
+    image = case.image
+    (find,) = grounder(image, case.target)
+    columns = {"box_score": find.best_score, "found": len(find.boxes) > 0}
+    box = rescale_boxes(find.boxes[0], image.shape, SIZE).numpy() if columns["found"] else None
+    return box, columns
 
 
 @torch.inference_mode()
@@ -200,7 +244,7 @@ def _predict(
             f"the processor makes images of {tuple(pixel_values.shape[-2:])}; protocol 'samus' needs {SIZE}"
         )
     coordinates = torch.from_numpy(np.stack(prompts)).to(model.device)[:, None]  # (B, 1, 4) or (B, 1, 2)
-    if prompt == "box":
+    if prompt in ("box", "text"):
         output = model(pixel_values=pixel_values, input_boxes=coordinates)
     else:
         input_points = coordinates[:, :, None]  # (B, 1, 1, 2)
@@ -225,7 +269,9 @@ def _prompt_of(truth: np.ndarray, prompt: str) -> np.ndarray:
 
 
 def _baseline_mask(coordinates: np.ndarray, prompt: str, disc_radius: float) -> np.ndarray:
-    return inscribed_ellipse(coordinates, SIZE) if prompt == "box" else median_disc(coordinates, disc_radius, SIZE)
+    if prompt == "point":
+        return median_disc(coordinates, disc_radius, SIZE)
+    return inscribed_ellipse(coordinates, SIZE)
 
 
 def _scores(pred: np.ndarray, truth: np.ndarray, prefix: str = "") -> dict[str, float]:
