@@ -86,16 +86,16 @@ def test_declared_training_moves_the_declared_parts_only(train, arguments, tmp_p
 
 
 def test_the_command_line_beats_the_file_and_an_unknown_key_is_refused(train, arguments, tmp_path):
-    assert train.read_config(arguments).max_steps == 2
-    assert train.read_config(arguments[:2]).preset == "tiny"
+    assert train.read_config(train.RunConfig, arguments).max_steps == 2
+    assert train.read_config(train.RunConfig, arguments[:2]).preset == "tiny"
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("learning_rat: 1.0\n")
     with pytest.raises(ValueError, match="learning_rat"):
-        train.read_config(["--config", str(wrong)])
+        train.read_config(train.RunConfig, ["--config", str(wrong)])
 
 
 def test_training_and_validation_cases_are_apart_and_the_same_every_time(train):
-    run = train.read_config(["--config", str(TRAINING / "configs" / "tiny.yaml")])
+    run = train.read_config(train.RunConfig, ["--config", str(TRAINING / "configs" / "tiny.yaml")])
     cases = [train.SimulatedCases(4, 0, run.target_weights) for _ in range(2)]
     assert all(torch.equal(cases[0][2][name], cases[1][2][name]) for name in cases[0][2])
     assert run.max_steps * run.batch_size < train.VALIDATION_SEEDS

@@ -5,13 +5,11 @@
 Reads top to bottom. Every field of `RunConfig` can stand in the YAML file and be overridden on the command line.
 """
 
-import json
 import math
-import os
-import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
-from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup
 
 from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamModel, CCSamProcessor
 from ccsam_hf.data.prompts import fixed_click, jittered_box, random_clicks, tight_box
 from ccsam_hf.data.simulator import TARGETS, simulate
+from runs import build_optimizer, log, read_config, write_folder
 
 VALIDATION_SEEDS = 1_000_000_000  # training cases count up from zero, held-out tests from 2_000_000_000
 
@@ -58,20 +57,6 @@ class RunConfig:
     eval_every: int = 500
     eval_cases: int = 120
     log_every: int = 25
-
-
-def read_config(arguments: list[str]) -> RunConfig:
-    """Command line over YAML file over defaults; a key that no field declares is an error."""
-    parser = HfArgumentParser(RunConfig)
-    path = parser.parse_known_args(arguments)[0].config
-    if path is not None:
-        values = yaml.safe_load(Path(path).read_text())
-        unknown = sorted(set(values) - set(RunConfig.__dataclass_fields__))
-        if unknown:
-            raise ValueError(f"{path} has unknown keys {unknown}; known are {sorted(RunConfig.__dataclass_fields__)}")
-        parser.set_defaults(**values)
-    (run,) = parser.parse_args_into_dataclasses(arguments)
-    return run
 
 
 class SimulatedCases(Dataset):
@@ -154,15 +139,10 @@ def validate(network: BothPrompts, loader: DataLoader, accelerator: Accelerator)
     return {f"dice_{kind}": torch.cat(values).mean().item() for kind, values in scores.items()}
 
 
-def save_checkpoint(model: CCSamModel, folder: Path, record: dict[str, Any]) -> None:
-    """Write model, processor and `training.json` beside each other; the folder appears whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    CCSamProcessor(CCSamImageProcessor()).save_pretrained(partial)
-    (partial / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+def write_checkpoint(model: CCSamModel, folder: Path) -> None:
+    """Model and processor beside each other."""
+    model.save_pretrained(folder)
+    CCSamProcessor(CCSamImageProcessor()).save_pretrained(folder)
 
 
 def build_model(run: RunConfig) -> CCSamModel:
@@ -174,19 +154,9 @@ def build_model(run: RunConfig) -> CCSamModel:
     return model.freeze(run.trainable)
 
 
-def build_optimizer(network: nn.Module, run: RunConfig) -> torch.optim.Optimizer:
-    """AdamW on what learns; biases, norms and embeddings are not decayed."""
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [each for each in learning if each.ndim > 1], "weight_decay": run.weight_decay},
-        {"params": [each for each in learning if each.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=run.learning_rate)
-
-
 def main(arguments: list[str]) -> None:
     """The life of a run."""
-    run = read_config(arguments)
+    run = read_config(RunConfig, arguments)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # the embeddings of prompts that do not occur
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused]
@@ -204,7 +174,7 @@ def main(arguments: list[str]) -> None:
     ]
 
     network = BothPrompts(build_model(run))
-    optimizer = build_optimizer(network, run)
+    optimizer = build_optimizer(network, run.learning_rate, run.weight_decay)
     scheduler = get_cosine_schedule_with_warmup(optimizer, run.warmup_steps, run.max_steps)
     network, optimizer, train_loader, eval_loader = accelerator.prepare(network, optimizer, *loaders)
     averaged = AveragedModel(
@@ -243,19 +213,11 @@ def main(arguments: list[str]) -> None:
             log(accelerator, output_dir, {"step": step, **dice})
             model, mean_dice = averaged.module.model, sum(dice.values()) / len(dice)
             if accelerator.is_main_process:
-                save_checkpoint(model, output_dir / "last", record | {"step": step, "validation": dice})
-                if mean_dice > best_dice:
-                    save_checkpoint(model, output_dir / "best", record | {"step": step, "validation": dice})
+                for name in ["last"] + ["best"] * (mean_dice > best_dice):
+                    write = partial(write_checkpoint, model)
+                    write_folder(output_dir / name, write, record | {"step": step, "validation": dice})
             best_dice = max(best_dice, mean_dice)
     accelerator.end_training()
-
-
-def log(accelerator: Accelerator, output_dir: Path, entry: dict[str, Any]) -> None:
-    """Print one line and append it to `log.jsonl`."""
-    accelerator.print(json.dumps(entry))
-    if accelerator.is_main_process:
-        with (output_dir / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
 
 
 if __name__ == "__main__":
