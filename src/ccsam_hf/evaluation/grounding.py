@@ -5,7 +5,7 @@ as missed; the best box counts for the measures that do not depend on a threshol
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,12 @@ class Scene:
         image: (H, W) uint8.
         boxes: target -> (4,) xyxy pixels of the image.
         absent: targets that are not in the image, to be asked for all the same.
-        masks: target -> (H, W) bool of the present structures; not needed to evaluate, but to train.
     """
 
     name: str
     image: np.ndarray
     boxes: dict[str, Any]
     absent: tuple[str, ...] = ()
-    masks: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def scene_rows(grounder: TextGrounder, scene: Scene, form: str | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,416 @@
+"""Train the text grounder on boxes derived from masks: config, scenes, model, loop, validation, checkpoints.
+
+    accelerate launch training/train_grounder.py --config training/configs/tiny_grounder.yaml
+
+Fine-tunes a published Grounding DINO (`--grounder`), in full or by LoRA, or trains a small one from scratch
+(`architecture`). Reads top to bottom; every field of `GrounderRun` can stand in the YAML file or on the command line.
+"""
+
+import copy
+import math
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import gather_object, set_seed
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    BertTokenizer,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
+    get_cosine_schedule_with_warmup,
+)
+
+from ccsam_hf import TextGrounder
+from ccsam_hf.data.prompts import tight_box
+from ccsam_hf.data.readers import Case, read_cases
+from ccsam_hf.data.simulator import TARGETS as SIMULATED_TARGETS
+from ccsam_hf.data.simulator import simulate
+from ccsam_hf.descriptions import PAPER_TEMPLATE, TARGETS, find_target
+from ccsam_hf.evaluation.grounding import Scene, average_precision, scene_rows, summarize_grounding
+from ccsam_hf.geometry import boxes_to_unit
+from ccsam_hf.grounding import GrounderSettings
+from ccsam_hf.grounding_loss import grounding_loss
+from ccsam_hf.image_processing_ccsam import to_three_channels, to_unit_image
+from runs import build_optimizer, log, read_config, write_folder
+
+SCENE_SIZE = (192, 192)  # of simulated scenes; the image processor resizes them to the model's input
+VALIDATION_SEEDS = 1_000_000_000  # training scenes count up from zero, held-out tests from 2_000_000_000
+
+# Parts of Grounding DINO by the names of their modules; "detector" is all that the others leave.
+PARTS = {
+    "backbone": r"^model\.backbone\.",
+    "text_encoder": r"^model\.text_backbone\.",
+    "projections": r"^model\.(text_projection|input_proj_vision)\.",
+    "detector": r"^(?!model\.(backbone|text_backbone|text_projection|input_proj_vision)\.)",
+}
+GREY_MEAN, GREY_STD = 0.25, 0.2  # of ultrasound images, for a backbone without statistics of its own
+EXCHANGE = 0.1  # scale of what text and image tell each other at the start; 0.0001 as published
+START_LOGIT = -4.0  # probability 0.018
+BOX_HEADS = r"bbox_embed"  # start at no change; one module under several names, so that adapters would count twice
+
+
+@dataclass
+class GrounderRun:
+    """What defines a run."""
+
+    config: str | None = field(default=None, metadata={"help": "YAML file with any of the fields below"})
+    output_dir: str = field(default="runs/grounder", metadata={"help": "receives best/, last/, log.jsonl"})
+    grounder: str | None = field(default=None, metadata={"help": "folder or hub id to fine-tune"})
+    text_encoder: str | None = field(default=None, metadata={"help": "BERT to read the text in place of its own"})
+    architecture: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "fields of GroundingDinoConfig, to train from scratch"}
+    )
+    image_size: int = field(default=800, metadata={"help": "rows and columns of the input, from scratch"})
+    data: str | None = field(default=None, metadata={"help": "folder of images and masks; the simulator if left out"})
+    layout: str = field(default="folder", metadata={"help": "layout of the folder, see ccsam_hf.data.readers"})
+    holdout: float = field(default=0.2, metadata={"help": "share of a folder's cases that only validate"})
+    scene_weights: dict[str, float] = field(default_factory=lambda: {target: 1.0 for target in SIMULATED_TARGETS})
+    description_share: float = field(default=0.25, metadata={"help": "share of texts in the long form"})
+    method: str = field(default="full", metadata={"help": "full or lora"})
+    parts: list[str] = field(default_factory=lambda: list(PARTS), metadata={"help": f"what learns: {list(PARTS)}"})
+    lora_rank: int = 8
+    proposals_per_object: int = field(default=1, metadata={"help": "see grounding_loss"})
+    seed: int = 0
+    max_steps: int = 1000
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    warmup_steps: int = 100
+    max_grad_norm: float = 0.1
+    ema_decay: float = 0.99
+    num_workers: int = 0
+    eval_every: int = 500
+    eval_scenes: int = 96
+    log_every: int = 25
+
+
+# --- scenes ----------------------------------------------------------------------------------------------------------
+
+
+class SimulatedScenes(Dataset):
+    """Scenes made when they are asked for: index + seed -> the same scene on every machine, worker and process.
+
+    Args:
+        count: number of scenes.
+        first_seed: seed of the first.
+        scene_weights: how often the scene of each target is drawn, relative to the others.
+    """
+
+    def __init__(self, count: int, first_seed: int, scene_weights: dict[str, float]):
+        self.count, self.first_seed = count, first_seed
+        self.targets = list(scene_weights)
+        self.probabilities = np.array(list(scene_weights.values())) / sum(scene_weights.values())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Scene, int]:
+        """A scene, its absent targets being the simulator's others, and the seed for what is drawn about it."""
+        seed = self.first_seed + index
+        target = np.random.default_rng([seed, 1]).choice(self.targets, p=self.probabilities)
+        case = simulate(target, seed, SCENE_SIZE)
+        boxes = {target: tight_box(mask) for target, mask in case.masks.items() if mask.any()}
+        absent = tuple(target for target in SIMULATED_TARGETS if target not in case.masks)
+        return Scene(f"{case.target} {seed}", case.image, boxes, absent), seed
+
+
+class FolderScenes(Dataset):
+    """Cases of a folder as scenes, again and again, in a new order each time round.
+
+    A folder says what is in an image and not what else is: only targets of other organs count as absent.
+
+    Args:
+        cases: of `read_cases`.
+        targets: everything that may be asked for.
+        count: number of scenes.
+        first_seed: seed of the first.
+        shuffled: whether their order is drawn.
+    """
+
+    def __init__(self, cases: list[Case], targets: list[str], count: int, first_seed: int, shuffled: bool):
+        self.cases, self.targets, self.count = cases, targets, count
+        self.first_seed, self.shuffled = first_seed, shuffled
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Scene, int]:
+        """As `SimulatedScenes`; a case with an empty mask is a scene in which its target is absent."""
+        time_round, place = divmod(index, len(self.cases))
+        if self.shuffled:
+            place = np.random.default_rng([self.first_seed, time_round]).permutation(len(self.cases))[place]
+        case = self.cases[place]
+        mask = case.mask
+        boxes = {case.target: tight_box(mask)} if mask.any() else {}
+        absent = tuple(target for target in self.targets if are_of_two_organs(target, case.target))
+        absent += () if boxes else (case.target,)
+        return Scene(case.name, case.image, boxes, absent), self.first_seed + index
+
+
+def are_of_two_organs(first: str, second: str) -> bool:
+    """Whether two targets lie in different organs for all that the registry knows."""
+    found = find_target(first), find_target(second)
+    return None not in found and found[0].organ != found[1].organ
+
+
+def build_scenes(run: GrounderRun) -> tuple[Dataset, Dataset]:
+    """Training and validation scenes, apart from each other."""
+    if run.data is None:
+        return (
+            SimulatedScenes(run.max_steps * run.batch_size, 0, run.scene_weights),
+            SimulatedScenes(run.eval_scenes, VALIDATION_SEEDS, run.scene_weights),
+        )
+    cases = read_cases(run.data, run.layout)
+    order = np.random.default_rng(run.seed).permutation(len(cases))
+    held_out = round(run.holdout * len(cases))
+    if not 0 < held_out < len(cases):
+        raise ValueError(f"holdout={run.holdout} of {len(cases)} cases leaves nothing to train on or to validate with")
+    training = [cases[index] for index in order[held_out:]]
+    validation = [cases[index] for index in order[:held_out]][: run.eval_scenes]
+    if not any(case.mask.any() for case in validation):
+        raise ValueError(f"none of the {len(validation)} cases held out to validate with has an object")
+    targets = sorted({case.target for case in cases})
+    return (
+        FolderScenes(training, targets, run.max_steps * run.batch_size, run.seed, shuffled=True),
+        FolderScenes(validation, targets, len(validation), VALIDATION_SEEDS, shuffled=False),
+    )
+
+
+@dataclass
+class Questions:
+    """Scenes -> a batch: one text for each image, drawn from what is in it and what is not.
+
+    A quarter of the texts ask for one present target and a tenth for one absent target alone; the others for several
+    of both in any order. The long form asks for one target; a batch has one form, as short texts would be padded to
+    the length of long ones.
+    """
+
+    grounder: TextGrounder
+    description_share: float
+
+    def __call__(self, scenes: list[tuple[Scene, int]]) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+        """Model inputs and `labels` for `grounding_loss`."""
+        captions, labels, images = [], [], []
+        first_seed = scenes[0][1]
+        is_long = np.random.default_rng([first_seed, 3]).random() < self.description_share
+        form = "description" if is_long else "phrase"
+        for scene, seed in scenes:
+            rng = np.random.default_rng([seed, 2])
+            asked = draw_targets(scene, form, rng)
+            (caption,) = self.grounder.make_captions(asked, form)
+            present = [index for index, target in enumerate(asked) if target in scene.boxes]
+            boxes = np.array([scene.boxes[asked[index]] for index in present], dtype=np.float32).reshape(-1, 4)
+            captions.append(caption)
+            labels.append(
+                {
+                    "class_labels": torch.tensor(present, dtype=torch.long),
+                    "boxes": boxes_to_unit(torch.from_numpy(boxes), scene.image.shape),
+                }
+            )
+            images.append(to_three_channels(to_unit_image(scene.image), do_convert_grayscale=True))
+        pixels = self.grounder.processor.image_processor(images, do_rescale=False, return_tensors="pt")
+        tokens, phrase_maps = self.grounder.encode_captions(captions)
+        for label, phrase_map in zip(labels, phrase_maps, strict=True):
+            label["phrase_maps"] = phrase_map
+        return {**pixels, **tokens}, labels
+
+
+def draw_targets(scene: Scene, form: str, rng: np.random.Generator) -> list[str]:
+    """Which targets to ask for in one text: see `Questions`."""
+    present, absent, chance = list(scene.boxes), list(scene.absent), rng.random()
+    if absent and (not present or chance < 0.1):
+        return [str(rng.choice(absent))]
+    if form == "description" or not absent or chance < 0.35:
+        return [str(rng.choice(present))]
+    count = int(rng.integers(0, min(3, len(absent)) + 1))
+    asked = [target for target in present if rng.random() < 0.9] + list(rng.permutation(absent)[:count])
+    return [str(target) for target in rng.permutation(asked)] if asked else [str(rng.choice(present))]
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+def registry_tokenizer() -> BertTokenizer:
+    """A WordPiece tokenizer for the registry's targets and the paper's description; other words go by letters."""
+    texts = [PAPER_TEMPLATE, *(text for target in TARGETS.values() for text in (target.name, *target.synonyms))]
+    words = sorted({word for text in texts for word in re.findall(r"[a-z]{2,}", text.lower())})
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".?,;:'-/()%[]", *letters]
+    tokens += [f"##{letter}" for letter in letters] + words
+    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
+
+
+def build_grounder(run: GrounderRun) -> TextGrounder:
+    """The grounder to fine-tune, or a new one of the run's architecture."""
+    if (run.grounder is None) == (not run.architecture):
+        raise ValueError("give either grounder, a checkpoint to fine-tune, or architecture, to train from scratch")
+    if run.grounder is not None:
+        return TextGrounder.from_pretrained(run.grounder, text_encoder=run.text_encoder)
+    if run.text_encoder is not None:
+        raise ValueError(f"text_encoder={run.text_encoder!r} came with architecture: it replaces that of a grounder")
+    tokenizer = registry_tokenizer()
+    text_config = {**run.architecture["text_config"], "vocab_size": len(tokenizer), "pad_token_id": 0}
+    config = GroundingDinoConfig(
+        **{**run.architecture, "text_config": text_config, "disable_custom_kernels": True},
+    )
+    size = {"height": run.image_size, "width": run.image_size}
+    statistics = {"image_mean": [GREY_MEAN] * 3, "image_std": [GREY_STD] * 3}
+    processor = GroundingDinoProcessor(GroundingDinoImageProcessor(size=size, **statistics), tokenizer)
+    model = GroundingDinoForObjectDetection(config)
+    start_from_scratch(model)
+    return TextGrounder(model, processor, GrounderSettings(text_encoder="the registry's words, trained with the rest"))
+
+
+@torch.no_grad()
+def start_from_scratch(model: GroundingDinoForObjectDetection) -> None:
+    """Start values for a model in which nothing is pre-trained.
+
+    transformers' start values suit the widths of published models, and parts that are to change a pre-trained whole
+    gently. Here every linear layer keeps the variance of its input, text and image exchange from the first step, and
+    every box starts with a low probability for every token: logits are scalar products without a bias, so the norms of
+    boxes start small, and a shared direction of texts and boxes takes the part of the bias that focal losses need.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and bool(module.weight.any()) and not re.search(BOX_HEADS, name):
+            module.weight.normal_(std=module.in_features**-0.5)
+    embeddings = model.model.text_backbone.embeddings
+    embeddings.word_embeddings.weight.normal_()  # words differ more than their places
+    for layer in model.model.encoder.layers:
+        layer.fusion_layer.vision_param.fill_(EXCHANGE)
+        layer.fusion_layer.text_param.fill_(EXCHANGE)
+    text = model.model.encoder.layers[-1].text_enhancer_layer.layer_norm_after
+    shared = math.sqrt(-START_LOGIT / len(text.bias))
+    text.bias.fill_(shared)
+    for norm in (model.model.decoder.layer_norm, model.model.enc_output_norm):
+        norm.weight.fill_(0.1)
+        norm.bias.fill_(-shared)
+
+
+def choose_what_learns(model: nn.Module, run: GrounderRun) -> nn.Module:
+    """Freeze all but the run's parts, or put LoRA adapters into their linear layers; returns what is trained."""
+    unknown = sorted(set(run.parts) - set(PARTS))
+    if unknown or not run.parts or run.method not in ("full", "lora"):
+        raise ValueError(f"parts={run.parts} and method={run.method!r}; expected {list(PARTS)} and 'full' or 'lora'")
+    in_parts = re.compile("|".join(PARTS[part] for part in run.parts))
+    if run.method == "lora":
+        names = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and in_parts.match(f"{name}.") and not re.search(BOX_HEADS, name)
+        ]
+        # peft asks for them, and transformers 5.24 does not know where a Grounding DINO has its.
+        model.get_input_embeddings = model.model.text_backbone.get_input_embeddings
+        lora = LoraConfig(r=run.lora_rank, lora_alpha=2 * run.lora_rank, target_modules=names)
+        return get_peft_model(model, lora)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(bool(in_parts.match(name)))
+    return model
+
+
+class WithLoss(nn.Module):
+    """The detector and its loss in one forward, as distributed training wants it.
+
+    Args:
+        model: `GroundingDinoForObjectDetection`, or the peft model around it.
+        proposals_per_object: see `grounding_loss`.
+    """
+
+    def __init__(self, model: nn.Module, proposals_per_object: int = 1):
+        super().__init__()
+        self.model, self.proposals_per_object = model, proposals_per_object
+
+    def forward(self, inputs: dict[str, Tensor], labels: list[dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and its terms: see `grounding_loss`."""
+        output = self.model(**inputs)
+        return grounding_loss(self.model, output, inputs["attention_mask"], labels, self.proposals_per_object)
+
+    def plain(self) -> GroundingDinoForObjectDetection:
+        """The detector without adapters: a copy into which they are merged, or the detector itself."""
+        return copy.deepcopy(self.model).merge_and_unload() if isinstance(self.model, PeftModel) else self.model
+
+
+# --- run -------------------------------------------------------------------------------------------------------------
+
+
+def validate(grounder: TextGrounder, scenes: Dataset, accelerator: Accelerator) -> dict[str, Any]:
+    """Recall, overlap and average precision over all validation scenes, each process asking its share."""
+    share = range(accelerator.process_index, len(scenes), accelerator.num_processes)
+    rows = [row for index in share for row in scene_rows(grounder, scenes[index][0])]
+    rows = gather_object(rows)
+    return summarize_grounding(rows) | {"average_precision": average_precision(rows)}
+
+
+def main(arguments: list[str]) -> None:
+    """The life of a run."""
+    run = read_config(GrounderRun, arguments)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
+    if run.batch_size % accelerator.num_processes:
+        raise ValueError(f"batch_size={run.batch_size} must be a multiple of {accelerator.num_processes} processes")
+    set_seed(run.seed)
+    output_dir = Path(run.output_dir)
+
+    grounder = build_grounder(run)
+    grounder.settings.tuned_on = f"{run.data or 'ccsam_hf.data.simulator'}, {run.method}: {', '.join(run.parts)}"
+    training_scenes, validation_scenes = build_scenes(run)
+    loader = DataLoader(
+        training_scenes,
+        run.batch_size // accelerator.num_processes,
+        num_workers=run.num_workers,
+        collate_fn=Questions(grounder, run.description_share),
+    )
+    network = WithLoss(choose_what_learns(grounder.model, run), run.proposals_per_object)
+    optimizer = build_optimizer(network, run.learning_rate, run.weight_decay)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, run.warmup_steps, run.max_steps)
+    network, optimizer, loader = accelerator.prepare(network, optimizer, loader)
+    # Buffers are copied: they are indices, which an average would round down.
+    averaged = AveragedModel(accelerator.unwrap_model(network), multi_avg_fn=get_ema_multi_avg_fn(run.ema_decay))
+
+    record = {"run": asdict(run), "versions": {name: version(name) for name in ("torch", "transformers", "peft")}}
+    best, started = -math.inf, time.time()
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    for step, (inputs, labels) in enumerate(loader, start=1):
+        network.train()
+        with accelerator.autocast():
+            loss, terms = network(inputs, labels)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}")
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(network.parameters(), run.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        averaged.update_parameters(accelerator.unwrap_model(network))
+
+        if step % run.log_every == 0 or step == 1:
+            entry = {"step": step, "seconds": round(time.time() - started, 1), "loss": round(loss.item(), 4)}
+            log(accelerator, output_dir, entry | {name: round(term.item(), 4) for name, term in terms.items()})
+        if step % run.eval_every == 0 or step == run.max_steps:
+            tuned = TextGrounder(averaged.module.plain(), grounder.processor, grounder.settings)
+            scores = validate(tuned, validation_scenes, accelerator)
+            log(accelerator, output_dir, {"step": step, **scores})
+            mean_iou = scores["all"]["mean_iou"]
+            if accelerator.is_main_process:
+                for name in ["last"] + ["best"] * (mean_iou > best):
+                    about = record | {"step": step, "validation": scores}
+                    write_folder(output_dir / name, tuned.save_pretrained, about)
+            best = max(best, mean_iou)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
