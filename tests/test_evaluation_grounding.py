@@ -16,6 +16,7 @@ from ccsam_hf.evaluation.baselines import filled_box
 from ccsam_hf.evaluation.grounding import (
     Scene,
     average_precision,
+    best_threshold,
     evaluate_grounder,
     scene_rows,
     summarize_grounding,
@@ -408,3 +409,15 @@ def test_a_zero_shot_grounder_has_tuned_on_none(pipes, data, right, tmp_path, mo
     monkeypatch.setattr(right, "settings", GrounderSettings(), raising=False)
     summary = evaluate_directory("model", data, "folder", "text", "samus", tmp_path / "out")
     assert summary["grounder"] == {"text_encoder": "bert-base-uncased", "tuned_on": None}
+
+
+def test_the_best_threshold_tells_right_boxes_from_boxes_of_absent_targets():
+    def row(score, present=True, iou=0.9):
+        return {"score": score, "present": present} | ({"iou": iou} if present else {})
+
+    rows = [row(0.9), row(0.7), row(0.2), row(0.4, present=False), row(0.1, present=False)]
+    assert best_threshold(rows) == pytest.approx(0.55)  # 2 of 3 present and none of the absent ones
+    assert best_threshold([*rows, row(0.3), row(0.3)]) == pytest.approx(0.15)  # 5 of 5, and 1 of 2
+    wrong_boxes = [each | {"iou": 0.1} for each in rows if each["present"]]
+    assert best_threshold(wrong_boxes + rows[3:]) is None
+    assert best_threshold(rows[:3]) is None

@@ -174,7 +174,7 @@ def test_images_without_objects_learn_that_nothing_is_there(grounder, objects):
 def test_more_proposals_for_each_object_are_more_matches_of_the_proposals_alone(grounder):
     inputs, labels = make_batch(grounder, TEXTS, [[0, 1], [0], [1]])
     _, once = our_loss(grounder, inputs, labels)
-    _, thrice = our_loss(grounder, inputs, labels, proposals_per_object=3)
+    _, thrice = our_loss(grounder, inputs, labels, matches_per_object=3)
     copies = [
         {**each, "class_labels": each["class_labels"].repeat(3), "boxes": each["boxes"].repeat(3, 1)}
         for each in labels

@@ -123,7 +123,7 @@ def flat_scene(present: tuple[str, ...], absent: tuple[str, ...]) -> Scene:
 
 
 def test_two_steps_leave_a_log_and_checkpoints_that_answer(train, settings):
-    run = train(**settings, eval_every=1, proposals_per_object=2)
+    run = train(**settings, eval_every=1, matches_per_object=2)
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = [entry for entry in entries if "loss" in entry]
     assert [entry["step"] for entry in steps] == [1, 2]

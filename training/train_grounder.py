@@ -39,7 +39,13 @@ from ccsam_hf.data.readers import Case, read_cases
 from ccsam_hf.data.simulator import TARGETS as SIMULATED_TARGETS
 from ccsam_hf.data.simulator import simulate
 from ccsam_hf.descriptions import PAPER_TEMPLATE, TARGETS, find_target
-from ccsam_hf.evaluation.grounding import Scene, average_precision, scene_rows, summarize_grounding
+from ccsam_hf.evaluation.grounding import (
+    Scene,
+    average_precision,
+    best_threshold,
+    scene_rows,
+    summarize_grounding,
+)
 from ccsam_hf.geometry import boxes_to_unit
 from ccsam_hf.grounding import GrounderSettings
 from ccsam_hf.grounding_loss import grounding_loss
@@ -82,7 +88,7 @@ class GrounderRun:
     method: str = field(default="full", metadata={"help": "full or lora"})
     parts: list[str] = field(default_factory=lambda: list(PARTS), metadata={"help": f"what learns: {list(PARTS)}"})
     lora_rank: int = 8
-    proposals_per_object: int = field(default=1, metadata={"help": "see grounding_loss"})
+    matches_per_object: int = field(default=1, metadata={"help": "see grounding_loss"})
     seed: int = 0
     max_steps: int = 1000
     batch_size: int = 8
@@ -325,17 +331,17 @@ class WithLoss(nn.Module):
 
     Args:
         model: `GroundingDinoForObjectDetection`, or the peft model around it.
-        proposals_per_object: see `grounding_loss`.
+        matches_per_object: see `grounding_loss`.
     """
 
-    def __init__(self, model: nn.Module, proposals_per_object: int = 1):
+    def __init__(self, model: nn.Module, matches_per_object: int = 1):
         super().__init__()
-        self.model, self.proposals_per_object = model, proposals_per_object
+        self.model, self.matches_per_object = model, matches_per_object
 
     def forward(self, inputs: dict[str, Tensor], labels: list[dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and its terms: see `grounding_loss`."""
         output = self.model(**inputs)
-        return grounding_loss(self.model, output, inputs["attention_mask"], labels, self.proposals_per_object)
+        return grounding_loss(self.model, output, inputs["attention_mask"], labels, self.matches_per_object)
 
     def plain(self) -> GroundingDinoForObjectDetection:
         """The detector without adapters: a copy into which they are merged, or the detector itself."""
@@ -346,10 +352,17 @@ class WithLoss(nn.Module):
 
 
 def validate(grounder: TextGrounder, scenes: Dataset, accelerator: Accelerator) -> dict[str, Any]:
-    """Recall, overlap and average precision over all validation scenes, each process asking its share."""
+    """Recall, overlap and average precision over all validation scenes, each process asking its share.
+
+    The threshold from which a text counts as found is chosen here, and becomes the grounder's own.
+    """
     share = range(accelerator.process_index, len(scenes), accelerator.num_processes)
     rows = [row for index in share for row in scene_rows(grounder, scenes[index][0])]
     rows = gather_object(rows)
+    threshold = best_threshold(rows)
+    if threshold is not None:
+        grounder.settings.box_threshold = round(threshold, 3)
+        rows = [row | {"found": row["score"] >= grounder.settings.box_threshold} for row in rows]
     return summarize_grounding(rows) | {"average_precision": average_precision(rows)}
 
 
@@ -372,7 +385,7 @@ def main(arguments: list[str]) -> None:
         num_workers=run.num_workers,
         collate_fn=Questions(grounder, run.description_share),
     )
-    network = WithLoss(choose_what_learns(grounder.model, run), run.proposals_per_object)
+    network = WithLoss(choose_what_learns(grounder.model, run), run.matches_per_object)
     optimizer = build_optimizer(network, run.learning_rate, run.weight_decay)
     scheduler = get_cosine_schedule_with_warmup(optimizer, run.warmup_steps, run.max_steps)
     network, optimizer, loader = accelerator.prepare(network, optimizer, loader)

@@ -48,7 +48,7 @@ def decoder_predictions(model, output, attention_mask: Tensor) -> list[tuple[Ten
 
 
 def grounding_loss(
-    model, output, attention_mask: Tensor, labels: list[dict[str, Tensor]], proposals_per_object: int = 1
+    model, output, attention_mask: Tensor, labels: list[dict[str, Tensor]], matches_per_object: int = 1
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Match boxes to objects and sum the weighted terms.
 
@@ -60,13 +60,15 @@ def grounding_loss(
         attention_mask: (B, T), the one it was called with.
         labels: for each image "class_labels" (N,) int64, index of each object's phrase; "boxes" (N, 4), cx cy w h in
             [0, 1]; "phrase_maps" (P, T) bool, the tokens of each phrase, at least one each.
-        proposals_per_object: how many of the encoder's proposals learn each object. 1 as published; more give a model
-            that trains from scratch more to learn from (Jia et al., "DETRs with Hybrid Matching", arXiv 2207.13080).
+        matches_per_object: how many queries of each decoder layer, and how many proposals of the encoder, learn each
+            object. 1 as published: then a model learns to suppress all boxes of an object but one, which takes long.
+            More train a small model from scratch faster (compare Jia et al., "DETRs with Hybrid Matching", arXiv
+            2207.13080), and leave the suppression to NMS, which `TextGrounder` applies anyway.
 
     Returns:
         The scalar loss, and every term by name before its weight: "loss_ce", "loss_bbox", "loss_giou" of the last
         decoder layer, with "_0", "_1" ... those of earlier layers, with "_enc" those of the proposals. All are divided
-        by the number of objects in the batch, times `proposals_per_object` for the proposals.
+        by the number of objects in the batch and by `matches_per_object`.
     """
     config = model.config
     matcher = GroundingDinoHungarianMatcher(
@@ -74,8 +76,8 @@ def grounding_loss(
     )
     criterion = PhraseCriterion(matcher, config.focal_alpha, ["labels", "boxes"])
     *earlier, last = decoder_predictions(model, output, attention_mask)
-    stages = {"": (*last, 1)} | {f"_{layer}": (*prediction, 1) for layer, prediction in enumerate(earlier)}
-    stages["_enc"] = (output.enc_outputs_class, output.enc_outputs_coord_logits.sigmoid(), proposals_per_object)
+    stages = {"": last} | {f"_{layer}": prediction for layer, prediction in enumerate(earlier)}
+    stages["_enc"] = (output.enc_outputs_class, output.enc_outputs_coord_logits.sigmoid())
 
     weights = {
         "loss_ce": CLASS_WEIGHT,
@@ -87,20 +89,23 @@ def grounding_loss(
     is_token = F.pad(attention_mask.bool(), (0, length - attention_mask.shape[1]))[:, None]  # (B, 1, length)
     num_objects = max(sum(len(each["boxes"]) for each in labels), 1)
     loss, loss_dict = 0.0, {}
-    for suffix, (logits, boxes, matches) in stages.items():
+    repeated = [
+        {
+            "class_labels": each["class_labels"].repeat(matches_per_object),
+            "boxes": each["boxes"].repeat(matches_per_object, 1),
+        }
+        for each in labels
+    ]
+    for suffix, (logits, boxes) in stages.items():
         predicted = {
             "logits": logits,
             "pred_boxes": boxes,
             "label_maps": phrase_maps,
             "text_mask": is_token.expand_as(logits),
         }
-        targets = [
-            {"class_labels": each["class_labels"].repeat(matches), "boxes": each["boxes"].repeat(matches, 1)}
-            for each in labels
-        ]
-        indices = matcher(predicted, targets)
+        indices = matcher(predicted, repeated)
         for kind in ("labels", "boxes"):
-            terms = criterion.get_loss(kind, predicted, targets, indices, num_objects * matches)
+            terms = criterion.get_loss(kind, predicted, repeated, indices, num_objects * matches_per_object)
             loss_dict |= {name + suffix: term for name, term in terms.items()}
             loss = loss + sum(weights[name] * term for name, term in terms.items())
     return loss, loss_dict

@@ -116,6 +116,28 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
+def best_threshold(rows: Sequence[dict[str, Any]]) -> float | None:
+    """The score that best tells right boxes from boxes of absent targets.
+
+    Source: Youden, "Index for rating diagnostic tests", Cancer 3, 1950: the largest difference between the share of
+    present targets whose best box is right and scores at least that, and the share of absent targets that do.
+
+    Args:
+        rows: those of `scene_rows`.
+
+    Returns:
+        Middle between two neighbouring scores, in [0, 1]; None where no target is absent or none is found right.
+    """
+    right = np.array([row["score"] if row["iou"] >= IOU_THRESHOLD else -1.0 for row in rows if row["present"]])
+    absent = np.array([row["score"] for row in rows if not row["present"]])
+    if not len(absent) or not (right >= 0).any():
+        return None
+    scores = np.unique(np.concatenate([right[right >= 0], absent]))
+    candidates = np.concatenate([[0.0], (scores[:-1] + scores[1:]) / 2])
+    gain = [(right >= score).mean() - (absent >= score).mean() for score in candidates]
+    return float(candidates[int(np.argmax(gain))])
+
+
 def average_precision(rows: Sequence[dict[str, Any]]) -> float | None:
     """Mean average precision over IoU thresholds 0.5 to 0.95 and over targets, of the best box of each text.
 
@@ -142,4 +164,4 @@ def average_precision(rows: Sequence[dict[str, Any]]) -> float | None:
     return float(metric.compute()["map"])
 
 
-__all__ = ["Scene", "average_precision", "evaluate_grounder", "scene_rows", "summarize_grounding"]
+__all__ = ["Scene", "average_precision", "best_threshold", "evaluate_grounder", "scene_rows", "summarize_grounding"]
