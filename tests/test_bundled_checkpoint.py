@@ -8,10 +8,13 @@ import pytest
 from PIL import Image
 
 import ccsam_hf
-from ccsam_hf import CCSamConfig, CCSamModel, CCSamProcessor
+from ccsam_hf import CCSamConfig, CCSamModel, CCSamPipeline, CCSamProcessor, TextGrounder
+from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.readers import read_cases
-from ccsam_hf.data.simulator import simulate, write_folder
+from ccsam_hf.data.simulator import TARGETS, simulate, write_folder
+from ccsam_hf.evaluation.grounding import Scene, evaluate_grounder
 from ccsam_hf.evaluation.harness import evaluate_cases, summarize
+from ccsam_hf.metrics import dice
 from ccsam_hf.quickstart import main as quickstart
 
 ASSETS = Path(ccsam_hf.TINY).parent
@@ -61,9 +64,53 @@ def test_the_bundled_case_is_what_the_simulator_makes_of_its_seed():
 
 def test_the_quickstart_writes_its_pictures_and_numbers(tmp_path, capsys):
     quickstart(["--output", str(tmp_path)])
-    names = {"image", "truth", "overlay", "overlay_point", "uncertainty", "uncertainty_point", "summary"}
+    names = {"image", "truth", "text", "box", "click", "uncertainty", "heart", "heart_truth", "heart_text", "summary"}
     assert {file.stem for file in tmp_path.glob("*.png")} == names
     scores = json.loads((tmp_path / "results.json").read_text())["scores"]
-    assert scores["box"]["dice_percent"] > scores["ellipse in the box"]["dice_percent"]
+    lesion = scores["breast lesion"]
+    assert lesion["tight box"]["dice_percent"] > lesion["ellipse in the tight box"]["dice_percent"]
+    assert set(scores) == {"breast lesion", "left ventricle", "left atrium", "myocardium"}
     printed = capsys.readouterr().out
-    assert f"{scores['box']['dice_percent']:6.2f}" in printed and "not a medical device" in printed
+    for by_prompt in scores.values():
+        assert all(f"{score['dice_percent']:6.2f}" in printed for score in by_prompt.values())
+    assert "not a medical device" in printed
+
+
+# --- the grounder ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grounder():
+    return TextGrounder.from_pretrained(ccsam_hf.TINY_GROUNDER)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Unseen scenes with two structures or three, and the targets that are not in them."""
+    found = []
+    for seed in range(HELD_OUT_SEED, HELD_OUT_SEED + 20):
+        case = simulate(("thyroid nodule", "left ventricle")[seed % 2], seed)
+        boxes = {name: tight_box(mask) for name, mask in case.masks.items() if mask.any()}
+        found.append(Scene(str(seed), case.image, boxes, tuple(set(TARGETS) - set(case.masks))))
+    return found
+
+
+def test_the_grounder_takes_at_most_fifteen_megabytes():
+    assert sum(file.stat().st_size for file in Path(ccsam_hf.TINY_GROUNDER).rglob("*")) <= 15_000_000
+
+
+def test_the_text_decides_which_box_is_found(grounder, scenes):
+    summary = evaluate_grounder(grounder, scenes)["all"]
+    assert summary["recall"] > 0.8 and summary["recall"] > summary["chance"] + 0.1
+    assert summary["swap"] > 0.8
+
+
+def test_the_grounder_says_what_it_is(grounder):
+    assert "simulator" in grounder.settings.tuned_on
+
+
+def test_a_text_is_segmented_with_the_bundled_pair():
+    case = simulate("left ventricle", HELD_OUT_SEED + 101)
+    pipe = CCSamPipeline.from_pretrained(ccsam_hf.TINY)
+    for result in pipe(case.image, text=["LV", "left atrium", "myocardium"]):
+        assert dice(result.mask, case.masks[result.label]) > 0.7, result.label

@@ -12,7 +12,7 @@ from ccsam_hf.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = Path(ccsam_hf.TINY) / "README.md"
-DOCUMENTS = [ROOT / "README.md", CARD]
+DOCUMENTS = [ROOT / "README.md", CARD, Path(ccsam_hf.TINY_GROUNDER) / "README.md"]
 
 
 def python_blocks() -> list:

@@ -155,6 +155,19 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(script, settings):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_backbone_from_scratch_first_learns_to_segment(script, settings, tmp_path):
+    run = script.GrounderRun(**settings | {"backbone_scenes": 6, "backbone_epochs": 8, "warmup_steps": 0})
+    grounder = script.build_grounder(run)
+    before = {name: tensor.clone() for name, tensor in grounder.model.state_dict().items()}
+    tmp_path.joinpath("run").mkdir(exist_ok=True)
+    script.teach_backbone(grounder, run, script.Accelerator(cpu=True))
+    moved = differing(before, grounder.model.state_dict())
+    assert moved and all(name.startswith("model.backbone.") for name in moved)
+    entries = [json.loads(line) for line in (Path(run.output_dir) / "log.jsonl").read_text().splitlines()]
+    assert [entry["backbone_epoch"] for entry in entries] == list(range(1, 9))
+    assert entries[-1]["backbone_loss"] < 0.9 * entries[0]["backbone_loss"]
+
+
 def test_a_run_is_reproducible_by_its_seed(train, settings, tmp_path):
     states = []
     for name, seed in (("first", 3), ("second", 3), ("other", 4)):

@@ -22,8 +22,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object, set_seed
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from transformers import (
     BertTokenizer,
     GroundingDinoConfig,
@@ -37,7 +38,7 @@ from ccsam_hf import TextGrounder
 from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.readers import Case, read_cases
 from ccsam_hf.data.simulator import TARGETS as SIMULATED_TARGETS
-from ccsam_hf.data.simulator import simulate
+from ccsam_hf.data.simulator import SimulatedCase, simulate
 from ccsam_hf.descriptions import PAPER_TEMPLATE, TARGETS, find_target
 from ccsam_hf.evaluation.grounding import (
     Scene,
@@ -50,10 +51,13 @@ from ccsam_hf.geometry import boxes_to_unit
 from ccsam_hf.grounding import GrounderSettings
 from ccsam_hf.grounding_loss import grounding_loss
 from ccsam_hf.image_processing_ccsam import to_three_channels, to_unit_image
+from ccsam_hf.losses import binary_cross_entropy, dice_loss
 from runs import build_optimizer, log, read_config, write_folder
 
 SCENE_SIZE = (192, 192)  # of simulated scenes; the image processor resizes them to the model's input
-VALIDATION_SEEDS = 1_000_000_000  # training scenes count up from zero, held-out tests from 2_000_000_000
+BACKBONE_SEEDS = 500_000_000  # training scenes count up from zero
+VALIDATION_SEEDS = 1_000_000_000  # held-out tests from 2_000_000_000
+FINEST_STRIDE = 8  # pixels between the places of the backbone's finest map
 
 # Parts of Grounding DINO by the names of their modules; "detector" is all that the others leave.
 PARTS = {
@@ -89,6 +93,9 @@ class GrounderRun:
     parts: list[str] = field(default_factory=lambda: list(PARTS), metadata={"help": f"what learns: {list(PARTS)}"})
     lora_rank: int = 8
     matches_per_object: int = field(default=1, metadata={"help": "see grounding_loss"})
+    backbone_scenes: int = field(default=0, metadata={"help": "scenes a backbone from scratch first segments"})
+    backbone_epochs: int = field(default=10, metadata={"help": "how often it sees each of them"})
+    backbone_learning_rate: float = 1e-3
     seed: int = 0
     max_steps: int = 1000
     batch_size: int = 8
@@ -123,14 +130,18 @@ class SimulatedScenes(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[Scene, int]:
-        """A scene, its absent targets being the simulator's others, and the seed for what is drawn about it."""
+    def case(self, index: int) -> SimulatedCase:
+        """What the simulator makes for an index."""
         seed = self.first_seed + index
         target = np.random.default_rng([seed, 1]).choice(self.targets, p=self.probabilities)
-        case = simulate(target, seed, SCENE_SIZE)
+        return simulate(target, seed, SCENE_SIZE)
+
+    def __getitem__(self, index: int) -> tuple[Scene, int]:
+        """A scene, its absent targets being the simulator's others, and the seed for what is drawn about it."""
+        case = self.case(index)
         boxes = {target: tight_box(mask) for target, mask in case.masks.items() if mask.any()}
         absent = tuple(target for target in SIMULATED_TARGETS if target not in case.masks)
-        return Scene(f"{case.target} {seed}", case.image, boxes, absent), seed
+        return Scene(f"{case.target} {case.seed}", case.image, boxes, absent), case.seed
 
 
 class FolderScenes(Dataset):
@@ -326,6 +337,76 @@ def choose_what_learns(model: nn.Module, run: GrounderRun) -> nn.Module:
     return model
 
 
+class Segmenter(nn.Module):
+    """A backbone with a small head that reads the masks of all targets off its maps.
+
+    Args:
+        backbone: the convolutional encoder of Grounding DINO.
+        num_targets: masks to read.
+        width: channels of the head.
+    """
+
+    def __init__(self, backbone: nn.Module, num_targets: int, width: int = 64):
+        super().__init__()
+        self.backbone = backbone.model
+        self.projections = nn.ModuleList(nn.Conv2d(size, width, 1) for size in backbone.intermediate_channel_sizes)
+        self.head = nn.Sequential(
+            nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(), nn.Conv2d(width, num_targets, 1)
+        )
+
+    def forward(self, pixel_values: Tensor, masks: Tensor) -> Tensor:
+        """BCE of all masks and Dice of those that are not empty.
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            masks: (B, num_targets, h, w) in [0, 1], of the size of the backbone's finest map.
+        """
+        size = masks.shape[-2:]
+        maps = self.backbone(pixel_values).feature_maps
+        projected = [projection(each) for projection, each in zip(self.projections, maps, strict=True)]
+        logits = self.head(sum(F.interpolate(each, size, mode="bilinear") for each in projected))
+        present = masks.flatten(2).any(-1)  # (B, num_targets)
+        return binary_cross_entropy(logits, masks) + dice_loss(logits[present][None], masks[present][None])
+
+
+def teach_backbone(grounder: TextGrounder, run: GrounderRun, accelerator: Accelerator) -> None:
+    """Let a backbone from scratch learn to segment simulated scenes before it learns to detect.
+
+    A detector gives it a match an object to learn from, a mask every pixel, and without text and boxes an image costs
+    a fifth. The scenes are few, kept in memory and shown again and again; their seeds lie before those of validation.
+    """
+    scenes = SimulatedScenes(run.backbone_scenes, BACKBONE_SEEDS, run.scene_weights)
+    images, masks = [], []
+    for index in range(accelerator.process_index, len(scenes), accelerator.num_processes):
+        case = scenes.case(index)
+        image = to_three_channels(to_unit_image(case.image), do_convert_grayscale=True)
+        images.append(grounder.prepare_image(image)["pixel_values"][0, :1].half())
+        nowhere = np.zeros(case.image.shape, dtype=bool)
+        layers = torch.from_numpy(np.stack([case.masks.get(name, nowhere) for name in SIMULATED_TARGETS])).float()
+        masks.append(F.adaptive_avg_pool2d(layers, run.image_size // FINEST_STRIDE).half())
+    lessons = TensorDataset(torch.stack(images), torch.stack(masks))
+    loader = DataLoader(lessons, run.batch_size, shuffle=True)
+
+    network = Segmenter(grounder.model.model.backbone.conv_encoder, len(SIMULATED_TARGETS)).train()
+    optimizer = build_optimizer(network, run.backbone_learning_rate, run.weight_decay)
+    steps = run.backbone_epochs * len(loader)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, run.warmup_steps, steps)
+    network, optimizer = accelerator.prepare(network, optimizer)
+    started = time.time()
+    for epoch in range(run.backbone_epochs):
+        losses = []
+        for pixel_values, targets in loader:
+            loss = network(pixel_values.float().expand(-1, 3, -1, -1).to(accelerator.device), targets.float())
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(network.parameters(), run.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        entry = {"backbone_epoch": epoch + 1, "seconds": round(time.time() - started, 1)}
+        log(accelerator, Path(run.output_dir), entry | {"backbone_loss": round(float(np.mean(losses)), 4)})
+
+
 class WithLoss(nn.Module):
     """The detector and its loss in one forward, as distributed training wants it.
 
@@ -371,14 +452,21 @@ def main(arguments: list[str]) -> None:
     run = read_config(GrounderRun, arguments)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
-    if run.batch_size % accelerator.num_processes:
-        raise ValueError(f"batch_size={run.batch_size} must be a multiple of {accelerator.num_processes} processes")
+    for name in ("batch_size", "backbone_scenes"):
+        if getattr(run, name) % accelerator.num_processes:
+            raise ValueError(
+                f"{name}={getattr(run, name)} must be a multiple of {accelerator.num_processes} processes"
+            )
     set_seed(run.seed)
     output_dir = Path(run.output_dir)
 
     grounder = build_grounder(run)
     grounder.settings.tuned_on = f"{run.data or 'ccsam_hf.data.simulator'}, {run.method}: {', '.join(run.parts)}"
     training_scenes, validation_scenes = build_scenes(run)
+    if accelerator.is_main_process:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    if run.backbone_scenes:
+        teach_backbone(grounder, run, accelerator)
     loader = DataLoader(
         training_scenes,
         run.batch_size // accelerator.num_processes,
@@ -394,8 +482,6 @@ def main(arguments: list[str]) -> None:
 
     record = {"run": asdict(run), "versions": {name: version(name) for name in ("torch", "transformers", "peft")}}
     best, started = -math.inf, time.time()
-    if accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
     for step, (inputs, labels) in enumerate(loader, start=1):
         network.train()
         with accelerator.autocast():
