@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import Pipeline
 from transformers.utils import cached_file
 
-from .geometry import boxes_from_masks
+from .geometry import boxes_from_masks, rescale_boxes
 from .grounding import GroundingResult, TextGrounder
 from .image_files import read_image
 from .measurements import MaskMeasurements, check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
-from .processing_ccsam import CCSamProcessor, prepare_prompts, to_lists
+from .processing_ccsam import CCSamProcessor, to_lists
 
 TASK = "ultrasound-segmentation"
 GROUNDER_FOLDER = "grounder"  # inside the folder or repository of a model
@@ -276,11 +276,11 @@ class CCSamPipeline(Pipeline):
         finds, boxes = None, request.boxes
         if request.texts is not None:
             finds = self.grounder(request.image, request.texts, **grounding)
-            boxes = [box for find in finds for box in find.boxes.tolist()]
+            found = torch.cat([find.boxes for find in finds])  # (n, 4), pixels of the image
             input_size = tuple(model_inputs["pixel_values"].shape[-2:])
-            sizes = [tuple(size) for size in original_sizes.tolist()]
-            found = prepare_prompts(sizes, input_size, input_boxes=[boxes]) if boxes else {}
-            model_inputs |= {name: values.to(self.device) for name, values in found.items()}
+            input_boxes = rescale_boxes(found, tuple(original_sizes[0].tolist()), input_size)
+            model_inputs["input_boxes"] = input_boxes[None].to(self.device)
+            boxes = found.tolist()
         nothing_found = finds is not None and not boxes
         maps = {} if nothing_found else self._predict(model_inputs, num_samples)
         return {
