@@ -510,3 +510,16 @@ def test_settings_outside_their_range_are_refused(grounder, image, arguments, me
 def test_what_is_no_image_is_refused(grounder, image, error, message):
     with pytest.raises(error, match=message):
         grounder(image, "thyroid nodule")
+
+
+def test_a_describer_writes_what_the_encoder_reads_in_place_of_the_paper(tmp_path):
+    small_grounder().save_pretrained(tmp_path)
+    grounder = TextGrounder.from_pretrained(tmp_path, describer=lambda phrase: f"left {phrase} left")
+    image = torch.rand(64, 64)
+    (described,) = grounder(image, "thyroid nodule", form="description")
+    (by_phrase,) = grounder(image, "thyroid nodule", form="phrase")
+    assert (described.description, described.phrase) == ("left thyroid nodule left", "thyroid nodule")
+    assert by_phrase.description == "thyroid nodule" and by_phrase.best_score != described.best_score
+    grounder.describer = lambda phrase: "nothing of the kind"
+    with pytest.raises(ValueError, match="thyroid nodule"):
+        grounder(image, "thyroid nodule", form="description")

@@ -138,6 +138,7 @@ def test_the_spacing_of_a_dicom_file_is_used_unless_another_is_given(centred, im
         ({}, ValueError, "no prompt was given; expected a text, boxes"),
         ({"text": "thyroid nodule"}, ValueError, "no folder 'grounder' beside its weights: give grounder="),
         ({"text": "thyroid nodule", "boxes": BOXES}, ValueError, "expected one or the other"),
+        ({"boxes": BOXES, "fallback": "best_box"}, ValueError, "fallback came without a text"),
         ({"boxes": BOXES, "colour": "red"}, TypeError, "colour is no argument of CCSamPipeline"),
         ({"boxes": [0.1, 0.1, 0.5, 0.5]}, ValueError, "must be pixels"),
         ({"boxes": [10, 10, 300, 50]}, ValueError, "outside the image"),

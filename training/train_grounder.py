@@ -373,7 +373,8 @@ def teach_backbone(grounder: TextGrounder, run: GrounderRun, accelerator: Accele
     """Let a backbone from scratch learn to segment simulated scenes before it learns to detect.
 
     A detector gives it a match an object to learn from, a mask every pixel, and without text and boxes an image costs
-    a fifth. The scenes are few, kept in memory and shown again and again; their seeds lie before those of validation.
+    about a quarter. The scenes are few, kept in memory and shown again and again; their seeds lie before those of
+    validation.
     """
     scenes = SimulatedScenes(run.backbone_scenes, BACKBONE_SEEDS, run.scene_weights)
     images, masks = [], []

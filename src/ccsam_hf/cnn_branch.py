@@ -4,6 +4,8 @@ Source: CC-SAM paper, Section 3.1 (ResNet-50 trained on RadImageNet, arXiv 1512.
 SAMUS (arXiv 2309.06824) for its CNN.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -108,9 +110,7 @@ class SamusCNNBranch(nn.Module):
         super().__init__()
         widths = [config.samus_channels * 2**level for level in range(num_downsamplings)] + [output_channels]
         self.stem = ConvNormGelu(num_channels, widths[0])
-        self.layers = nn.ModuleList(
-            ConvNormGelu(narrow, wide) for narrow, wide in zip(widths, widths[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(ConvNormGelu(narrow, wide) for narrow, wide in pairwise(widths))
         self.output_channels = output_channels
 
     def learnt_parts(self) -> list[nn.Module]:

@@ -5,8 +5,9 @@ Source: CC-SAM paper, Section 3.3; Liu et al., "Grounding DINO" (arXiv 2303.0549
 Letters: B captions, Q queries, T tokens of a caption, P phrases of a caption, n boxes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from .image_processing_ccsam import as_list, to_three_channels, to_unit_image
 logger = logging.get_logger(__name__)
 
 FALLBACKS = ("none", "best_box", "whole_image")
+HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")  # of every from_pretrained
 SETTINGS_KEY = "grounder"  # of the model's config.json
 PADDED_ROWS = 128  # an embedding table may be padded to a multiple of this beyond its vocabulary
 
@@ -118,22 +120,35 @@ class TextGrounder:
             tokens of the tokenizer separate phrases.
         processor: `GroundingDinoProcessor`, its tokenizer that of the model's text encoder.
         settings: left out, those in the model's config, or the defaults.
+        describer: phrase -> text that mentions it, such as `descriptions.DescriptionWriter`, in place of the paper's
+            description; for `form="description"`.
 
     Raises:
         ValueError: the tokenizer does not fit the text encoder.
     """
 
-    def __init__(self, model: nn.Module, processor: GroundingDinoProcessor, settings: GrounderSettings | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: GroundingDinoProcessor,
+        settings: GrounderSettings | None = None,
+        describer: Callable[[str], str] | None = None,
+    ):
         delimiter_ids = phrase_delimiter_ids(processor.tokenizer, model.config.text_config.vocab_size)
         self.model = model.eval()
         self.processor = processor
+        self.describer = describer
         self.settings = settings or GrounderSettings(**(getattr(model.config, SETTINGS_KEY, None) or {}))
         if isinstance(model, GroundingDinoForObjectDetection):
             separate_phrases(model, delimiter_ids)
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, text_encoder: str | Path | None = None, **kwargs
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        text_encoder: str | Path | None = None,
+        describer: Callable[[str], str] | None = None,
+        **kwargs,
     ) -> "TextGrounder":
         """Load detector, tokenizer and settings from one folder or Hub repository.
 
@@ -141,6 +156,7 @@ class TextGrounder:
             pretrained_model_name_or_path: folder or repository id, such as "IDEA-Research/grounding-dino-tiny".
             text_encoder: folder or id of a BERT whose weights, tokenizer and vocabulary take the place of the saved
                 ones, see `replace_text_encoder`.
+            describer: see [`TextGrounder`].
             kwargs: for `GroundingDinoForObjectDetection.from_pretrained`, such as `device_map` or `dtype`.
 
         Raises:
@@ -152,8 +168,9 @@ class TextGrounder:
             pretrained_model_name_or_path, output_loading_info=True, **kwargs
         )
         refuse_missing(pretrained_model_name_or_path, report)
-        where = {"subfolder": kwargs["subfolder"]} if "subfolder" in kwargs else {}
-        grounder = cls(model, GroundingDinoProcessor.from_pretrained(pretrained_model_name_or_path, **where))
+        where = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+        processor = GroundingDinoProcessor.from_pretrained(pretrained_model_name_or_path, **where)
+        grounder = cls(model, processor, describer=describer)
         if text_encoder is not None:
             grounder.replace_text_encoder(text_encoder)
         return grounder
@@ -280,7 +297,7 @@ class TextGrounder:
                 results[index] = GroundingResult(
                     text=texts[index],
                     phrase=phrases[index],
-                    description=describe(phrases[index], form),
+                    description=caption.text if form == "description" else phrases[index],
                     text_encoder=self.settings.text_encoder,
                     tuned_on=self.settings.tuned_on,
                     **found,
@@ -298,7 +315,7 @@ class TextGrounder:
     def make_captions(self, phrases: Sequence[str], form: str = "phrase") -> list[Caption]:
         """Captions for all phrases, as few as fit: see `__call__` for `form` and errors."""
         if form == "description":
-            texts = [describe(phrase, form) for phrase in phrases]
+            texts = [(self.describer or partial(describe, form=form))(phrase) for phrase in phrases]
             captions = [
                 Caption(text, [mention_spans(text, phrase)], [index])
                 for index, (text, phrase) in enumerate(zip(texts, phrases, strict=True))

@@ -16,7 +16,7 @@ from transformers import Pipeline
 from transformers.utils import cached_file
 
 from .geometry import boxes_from_masks, rescale_boxes
-from .grounding import GroundingResult, TextGrounder
+from .grounding import HUB_ARGUMENTS, GroundingResult, TextGrounder
 from .image_files import read_image
 from .measurements import MaskMeasurements, check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
@@ -150,7 +150,9 @@ class CCSamPipeline(Pipeline):
                 f"{pretrained_model_name_or_path} lacks {len(missing)} of the model's tensors ({missing[0]} ...); "
                 "expected a complete CC-SAM checkpoint: convert or train one first"
             )
-        return cls(model, CCSamProcessor.from_pretrained(pretrained_model_name_or_path), grounder, task=TASK)
+        where = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+        processor = CCSamProcessor.from_pretrained(pretrained_model_name_or_path, **where)
+        return cls(model, processor, grounder, task=TASK)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write model, processor, code and, where there is one, the grounder into one folder."""
@@ -175,16 +177,26 @@ class CCSamPipeline(Pipeline):
                     f"{GROUNDER_FOLDER!r} beside its weights: give grounder=, the folder or Hub id of a Grounding "
                     "DINO (ccsam_hf.TINY_GROUNDER is the bundled one), or boxes or points instead"
                 )
-            self._grounder = TextGrounder.from_pretrained(beside, subfolder=GROUNDER_FOLDER)
+            self._grounder = TextGrounder.from_pretrained(beside, subfolder=GROUNDER_FOLDER, **self._revision)
         elif isinstance(self._grounder, (str, Path)):
             self._grounder = TextGrounder.from_pretrained(self._grounder)
         return self._grounder
+
+    @property
+    def _revision(self) -> dict[str, str]:
+        """The commit that the model came from, as an argument, where it came from the Hub."""
+        commit = getattr(self.model.config, "_commit_hash", None)
+        return {"revision": commit} if commit else {}
 
     def _grounder_beside_the_model(self) -> str | None:
         """Folder or id of the model where it holds a grounder."""
         name = self.model.name_or_path
         found = name and cached_file(
-            name, "config.json", subfolder=GROUNDER_FOLDER, _raise_exceptions_for_missing_entries=False
+            name,
+            "config.json",
+            subfolder=GROUNDER_FOLDER,
+            _raise_exceptions_for_missing_entries=False,
+            **self._revision,
         )
         return name if found else None
 
@@ -222,11 +234,14 @@ class CCSamPipeline(Pipeline):
         Raises:
             FileNotFoundError, ImportError: the file is absent, or its reader is.
             TypeError: something that is no image or no text.
-            ValueError: no prompt, a text beside other prompts or without a grounder, or an image or a prompt that is
-                not accepted.
+            ValueError: no prompt, a text beside other prompts or without a grounder, an option for texts without one,
+                or an image or a prompt that is not accepted.
         """
         if isinstance(image, (list, tuple)) and not image:
             raise ValueError("image is an empty list; expected one image or more")
+        unused = sorted(GROUNDING_ARGUMENTS & set(kwargs)) if text is None else []
+        if unused:
+            raise ValueError(f"{', '.join(unused)} came without a text, which alone uses it: leave it out")
         given = {"boxes": boxes, "points": points, "labels": labels, "text": text}
         given |= {"num_samples": num_samples, "spacing_mm": spacing_mm}
         return super().__call__(

@@ -204,6 +204,7 @@ def _batch_rows(
     if prompt == "text":
         prompts, found = zip(*[_found_box(grounder, case) for case in cases], strict=True)
         rows = [row | columns for row, columns in zip(rows, found, strict=True)]
+        prompts = [box if truth.any() else None for box, truth in zip(prompts, truths, strict=True)]
     else:
         prompts = [_prompt_of(truth, prompt) if truth.any() else None for truth in truths]
     images = [case.image for case, coordinates in zip(cases, prompts, strict=True) if coordinates is not None]
@@ -212,7 +213,7 @@ def _batch_rows(
     scored = []
     for row, truth, coordinates in zip(rows, truths, prompts, strict=True):
         if coordinates is None:
-            if prompt != "text":
+            if not truth.any():
                 logger.warning("case %s: its object is lost at 256x256 and counts as missed", row["name"])
             scored.append(row | _scores_of_a_miss() | _scores_of_a_miss("baseline_") | {"iou_score": None})
             continue
