@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from ccsam_hf.data.readers import Case, read_cases
+from ccsam_hf.data.cases import Case
+from ccsam_hf.data.readers import read_cases
 from ccsam_hf.evaluation import harness
 from ccsam_hf.evaluation.baselines import filled_box, inscribed_ellipse, median_disc, median_disc_radius
 from ccsam_hf.evaluation.harness import bootstrap_ci95, evaluate_cases, evaluate_directory, summarize

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ccsam_hf.data.readers import Case, read_cases
+from ccsam_hf.data.cases import Case
+from ccsam_hf.data.readers import read_cases
 from ccsam_hf.evaluation import harness
 from ccsam_hf.evaluation.baselines import filled_box
 from ccsam_hf.evaluation.grounding import (

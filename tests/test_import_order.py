@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "image_files": (),
     "metrics": (),
     "visualization": ("geometry",),
-    "data": ("geometry", "image_files"),
+    "data": ("geometry", "image_files", "descriptions"),
     "evaluation": ("data", "metrics", "pipeline_ccsam"),
     "quickstart": ("__init__", "evaluation", "visualization"),
     "cli": ("__init__", "evaluation", "visualization", "weight_conversion", "grounding_dino_conversion"),

@@ -36,7 +36,8 @@ from transformers import (
 
 from ccsam_hf import TextGrounder
 from ccsam_hf.data.prompts import tight_box
-from ccsam_hf.data.readers import Case, read_cases
+from ccsam_hf.data.cases import Case
+from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import TARGETS as SIMULATED_TARGETS
 from ccsam_hf.data.simulator import SimulatedCase, simulate
 from ccsam_hf.descriptions import PAPER_TEMPLATE, TARGETS, find_target

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from ..data.prompts import fixed_click, tight_box
-from ..data.readers import Case, read_cases
+from ..data.cases import Case
+from ..data.readers import read_cases
 from ..geometry import rescale_boxes, resize_maps, resize_masks
 from ..grounding import TextGrounder
 from ..metrics import dice, hausdorff_of_rows, hausdorff_samus, iou, largest_distance

@@ -1,0 +1,202 @@
+"""A case of a data set: one image, the mask of one object, and what is known of both (`Case`).
+
+A case holds where its pixels lie and reads them anew at every access; listing a data set opens no pixel data.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+SPLITS = ("train", "validation", "test")
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+DEFAULT_TARGET = "object"
+
+
+class PixelSource(Protocol):
+    """Where an image or a mask lies. Two sources are equal when they name the same pixels."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files it reads."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width), from headers alone; ValueError where a file cannot be read."""
+
+    def read(self) -> np.ndarray:
+        """(H0, W0) uint8 of an image or bool of a mask; ValueError where a file cannot be read."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image with the mask of one object. The pixels are read anew at every access and never kept.
+
+    Attributes:
+        name: identifies the image within its data set; several objects of one image share it.
+        target: what the object is, for instance "breast lesion".
+        image_source, mask_source: where the pixels lie.
+        dataset: name of the data set, for instance "BUSI".
+        class_id: value of the object in the data set's labels; 1 where its masks are binary.
+        split: one of `SPLITS` where the release tells, else None.
+        patient_id: identifies the patient within the data set where the release tells, else None.
+        spacing_mm: millimetres (between rows, between columns) where known, else None.
+        category: folder or finding under which the release files the image, for instance "malignant", else None.
+    """
+
+    name: str
+    target: str
+    image_source: PixelSource
+    mask_source: PixelSource
+    dataset: str = ""
+    class_id: int = 1
+    split: str | None = None
+    patient_id: str | None = None
+    spacing_mm: tuple[float, float] | None = None
+    category: str | None = None
+
+    @property
+    def image(self) -> np.ndarray:
+        """The grey image at its original size, (H0, W0) uint8; colours are weighted as in ITU-R 601.
+
+        Raises:
+            ValueError: the file cannot be decoded or does not hold 8-bit values.
+        """
+        return self.image_source.read()
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The mask of the object at the image's size, (H0, W0) bool.
+
+        Raises:
+            ValueError: a file cannot be decoded or does not hold 8-bit values.
+        """
+        return self.mask_source.read()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image, from its header."""
+        return self.image_source.size
+
+    def check(self) -> None:
+        """Look at the headers of image and mask.
+
+        Raises:
+            ValueError: one cannot be read, or their sizes differ.
+        """
+        image_size, mask_size = self.image_source.size, self.mask_source.size
+        if image_size != mask_size:
+            raise ValueError(
+                f"mask {self.mask_source.paths[0]} has size {mask_size} and its image {self.image_source.paths[0]} "
+                f"{image_size} (height, width); expected one size: export the mask at the image's size"
+            )
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An 8-bit image in a file of PIL's."""
+
+    path: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) from the header."""
+        return header_size(self.path)
+
+    def read(self) -> np.ndarray:
+        """(H0, W0) uint8 grey values."""
+        return np.array(decode(self.path).convert("L"))
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """The union of masks in files of PIL's.
+
+    Attributes:
+        paths: files of one size.
+        value: the grey value of the object's pixels; None where every value but zero belongs to it.
+    """
+
+    paths: tuple[Path, ...]
+    value: int | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of all files; ValueError where they differ."""
+        sizes = {header_size(path): path for path in self.paths}
+        if len(sizes) > 1:
+            (first, path), (second, other) = list(sizes.items())[:2]
+            raise ValueError(
+                f"mask {other} has size {second} and {path} {first} (height, width); expected one size for all masks "
+                "of an image: export them at the image's size"
+            )
+        return next(iter(sizes))
+
+    def read(self) -> np.ndarray:
+        """(H0, W0) bool."""
+        return np.any([mask_of(decode(path), self.value) for path in self.paths], axis=0)
+
+
+def mask_of(image: Image.Image, value: int | None) -> np.ndarray:
+    """(H, W) bool: pixels of a grey value, or of any but zero; an alpha channel marks no object."""
+    if value is not None:
+        return np.asarray(image.convert("L") if image.mode != "P" else image) == value
+    return np.asarray(image.convert("RGB")).any(axis=2)
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file from its header; ValueError where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise unreadable(path, error) from error
+
+
+def decode(path: Path) -> Image.Image:
+    """The decoded image of a file; ValueError where it cannot be read or has more than 8 bits a channel."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise unreadable(path, error) from error
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{path} holds values of mode {image.mode!r}; expected 8 bits a channel: convert it first")
+    return image
+
+
+def unreadable(path: Path, error: Exception) -> ValueError:
+    """The error to raise where a file is no image that PIL reads."""
+    return ValueError(f"{path} cannot be read as an image ({error}); expected {', '.join(IMAGE_EXTENSIONS)}")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder by their extension, sorted by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
+
+
+def check_pairs(folder: Path, image_names, mask_names, mask_pattern: str) -> None:
+    """Raise ValueError unless there is an image, and every image has a mask and every mask an image.
+
+    Args:
+        folder: named in the error.
+        image_names, mask_names: names of what was found.
+        mask_pattern: how a mask's file is named, for the error.
+    """
+    image_names, mask_names = set(image_names), set(mask_names)
+    if not image_names:
+        raise ValueError(f"{folder} holds no case: no image with extension {', '.join(IMAGE_EXTENSIONS)}")
+    for present, absent, other in ((image_names, mask_names, "mask"), (mask_names, image_names, "image")):
+        missing = sorted(present - absent)
+        if missing:
+            raise ValueError(
+                f"{folder}: {len(missing)} case(s) have no {other}, for instance {missing[0]!r}; "
+                f"expected an image and {mask_pattern} for every case: add or remove files"
+            )

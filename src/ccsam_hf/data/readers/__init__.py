@@ -1,0 +1,61 @@
+"""A directory as it was downloaded -> the cases in it, one reader a layout (`read_cases`, `LAYOUTS`).
+
+Each reader is a module of its own whose first lines show the layout. A reader lists: `read(directory, notes)` returns
+cases without opening pixel data, and adds a sentence to `notes` for whatever differs from the layout and was put right.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from ..cases import Case
+from . import busi, folder
+
+logger = logging.getLogger(__name__)
+
+Reader = Callable[[Path, list[str]], list[Case]]
+LAYOUTS: dict[str, Reader] = {
+    "folder": folder.read,
+    "busi": busi.read,
+}
+
+
+def list_cases(directory: str | Path, layout: str) -> tuple[list[Case], list[str]]:
+    """List the cases of a directory without a look at their pixels or sizes.
+
+    Args:
+        directory: the folder that holds the layout's own files and folders.
+        layout: a key of `LAYOUTS`.
+
+    Returns:
+        At least one case, those without an object (an empty mask) among them; and notes on what differs from the
+        layout and was put right.
+
+    Raises:
+        FileNotFoundError: the directory or a folder of the layout is missing.
+        ValueError: the layout is unknown, there is no case, an image has no mask or a mask no image, or a table or
+            list beside them does not fit.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}; accepted are {', '.join(LAYOUTS)}")
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} is not a directory; expected one of layout {layout!r}")
+    notes: list[str] = []
+    cases = LAYOUTS[layout](directory, notes)
+    return cases, notes
+
+
+def read_cases(directory: str | Path, layout: str) -> list[Case]:
+    """List the cases of a directory as `list_cases` does, log its notes, and look at the header of every file.
+
+    Raises:
+        FileNotFoundError, ValueError: as `list_cases`, and ValueError where a file is not an image or an image and its
+            mask differ in size.
+    """
+    cases, notes = list_cases(directory, layout)
+    for note in notes:
+        logger.warning("%s", note)
+    for case in cases:
+        case.check()
+    return cases

@@ -1,0 +1,77 @@
+"""Layout "folder": one's own images and masks.
+
+    images/<name>.<png|jpg|jpeg|bmp|tif|tiff>
+    masks/<name>.png         every value but zero is the object
+    cases.csv                optional: name, target, and if wanted split, patient_id, mm_per_row, mm_per_column
+
+Where `cases.csv` does not say what an object is, it is an "object".
+"""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..cases import DEFAULT_TARGET, SPLITS, Case, ImageFile, MaskFiles, check_pairs, image_files
+
+
+def read(directory: Path, notes: list[str]) -> list[Case]:
+    """The cases of the layout: see `ccsam_hf.data.readers`."""
+    for folder in ("images", "masks"):
+        if not (directory / folder).is_dir():
+            raise FileNotFoundError(f"{directory} has no folder {folder!r}; layout 'folder' needs images/ and masks/")
+    image_paths: dict[str, Path] = {}
+    for path in image_files(directory / "images"):
+        if path.stem in image_paths:
+            raise ValueError(f"{path} and {image_paths[path.stem]} share the name {path.stem!r}: rename one of them")
+        image_paths[path.stem] = path
+    mask_paths = {path.stem: path for path in image_files(directory / "masks") if path.suffix.lower() == ".png"}
+    check_pairs(directory, image_paths, mask_paths, mask_pattern="masks/<name>.png")
+    about = read_table(directory / "cases.csv", image_paths)
+    dataset = directory.resolve().name
+    return [
+        Case(
+            name=name,
+            image_source=ImageFile(path),
+            mask_source=MaskFiles((mask_paths[name],)),
+            dataset=dataset,
+            **({"target": DEFAULT_TARGET} | about.get(name, {})),
+        )
+        for name, path in image_paths.items()
+    ]
+
+
+def read_table(path: Path, image_names: Iterable[str]) -> dict[str, dict]:
+    """Fields of `Case` by name of the case, from `cases.csv`; nothing where there is none."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"name", "target"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path} has the columns {reader.fieldnames}; expected name and target")
+        rows = {row["name"]: row for row in reader}
+    unknown = sorted(set(rows) - set(image_names))
+    if unknown:
+        raise ValueError(f"{path} names {len(unknown)} case(s) without an image, for instance {unknown[0]!r}")
+    return {name: fields_of(path, name, row) for name, row in rows.items()}
+
+
+def fields_of(path: Path, name: str, row: dict[str, str]) -> dict:
+    """One row as fields of `Case`."""
+    if not row["target"]:
+        raise ValueError(f"{path} has no target for {name!r}: fill it in or remove the row")
+    fields = {"target": row["target"]}
+    if row.get("split"):
+        if row["split"] not in SPLITS:
+            raise ValueError(f"{path} has split {row['split']!r} for {name!r}; expected {', '.join(SPLITS)} or none")
+        fields["split"] = row["split"]
+    if row.get("patient_id"):
+        fields["patient_id"] = row["patient_id"]
+    spacing = row.get("mm_per_row"), row.get("mm_per_column")
+    if all(spacing):
+        try:
+            fields["spacing_mm"] = tuple(float(side) for side in spacing)
+        except ValueError:
+            raise ValueError(f"{path} has the spacing {spacing} for {name!r}; expected two numbers in mm") from None
+        if min(fields["spacing_mm"]) <= 0:
+            raise ValueError(f"{path} has the spacing {spacing} for {name!r}; expected two numbers above 0, in mm")
+    return fields
