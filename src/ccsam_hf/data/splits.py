@@ -156,10 +156,9 @@ def divide(cases: Sequence[Case], seed: int = 0) -> Splits:
         shares = SHARES_OF_DATASET.get(dataset, SHARES)
         if dataset == "CAMUS" and not any(split == "test" for split in fixed.values()):
             shares = SHARES
-        for stratum in sorted({stratum for stratum, _ in open_units.values()}):
-            units = [unit for unit, (its_stratum, _) in open_units.items() if its_stratum == stratum]
-            for unit, split in zip(shuffled(units, seed, dataset), in_shares(len(units), shares), strict=True):
-                of_dataset[split] += open_units[unit][1]
+        units = in_strata(open_units, seed, dataset)
+        for unit, split in zip(units, in_shares(len(units), shares), strict=True):
+            of_dataset[split] += open_units[unit][1]
         for names in of_dataset.values():
             names.sort()
     return Splits("the release's lists where it has them, else by the rule of the data set", seed, lists)
@@ -187,14 +186,10 @@ def divide_in_folds(cases: Sequence[Case], num_folds: int, fold: int, seed: int 
         _, units = units_of(own)
         if len(units) < num_folds:
             raise ValueError(f"{dataset} has {len(units)} patients or images; expected at least num_folds={num_folds}")
-        place = 0
-        for stratum in sorted({stratum for stratum, _ in units.values()}):
-            of_stratum = [unit for unit, (its_stratum, _) in units.items() if its_stratum == stratum]
-            for unit in shuffled(of_stratum, seed, dataset):
-                behind = (place - fold) % num_folds
-                split = "test" if behind == 0 else "validation" if behind == 1 else "train"
-                of_dataset[split] += units[unit][1]
-                place += 1
+        for place, unit in enumerate(in_strata(units, seed, dataset)):
+            behind = (place - fold) % num_folds
+            split = "test" if behind == 0 else "validation" if behind == 1 else "train"
+            of_dataset[split] += units[unit][1]
         for names in of_dataset.values():
             names.sort()
     return Splits(f"fold {fold} of {num_folds} tests, the next validates", seed, lists)
@@ -234,15 +229,24 @@ def units_of(cases: Sequence[Case]) -> tuple[dict[str, str], dict[str, tuple[str
     return fixed, open_units
 
 
-def shuffled(units: Sequence[str], seed: int, dataset: str) -> list[str]:
-    """The units in an order drawn from the seed."""
-    return sorted(units, key=lambda unit: hashlib.sha256(f"{seed}/{dataset}/{unit}".encode()).hexdigest())
+def in_strata(units: dict[str, tuple[str, list[str]]], seed: int, dataset: str) -> list[str]:
+    """The units one category after the other, within each in an order drawn from the seed."""
+
+    def drawn(unit: str) -> str:
+        return hashlib.sha256(f"{seed}/{dataset}/{unit}".encode()).hexdigest()
+
+    return sorted(units, key=lambda unit: (units[unit][0], drawn(unit)))
 
 
 def in_shares(count: int, shares: dict[str, float]) -> list[str]:
-    """`count` split names in the shares given, rounded so that none is off by one or more."""
-    bounds, total = [], 0.0
-    for share in shares.values():
-        total += share
-        bounds.append(round(total * count))
-    return [next(split for split, bound in zip(shares, bounds, strict=True) if i < bound) for i in range(count)]
+    """A split for each of `count` units: the next one goes where most is missing to the share.
+
+    Any stretch of the list, such as a category, has the shares as nearly as its length allows.
+    """
+    given = dict.fromkeys(shares, 0)
+    splits = []
+    for number in range(1, count + 1):
+        split = max(shares, key=lambda name: shares[name] * number - given[name])
+        given[split] += 1
+        splits.append(split)
+    return splits

@@ -1,0 +1,65 @@
+"""A built data set -> a data set repository on the Hub (`push_built`), private unless the licences were looked at."""
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from .card import redistribution_warning
+from .rows import check_complete
+
+
+def files_of(directory: str | Path) -> dict[str, int]:
+    """What a push uploads: path within the repository -> bytes, sorted.
+
+    Raises:
+        ValueError: the directory is not a complete build.
+    """
+    directory = Path(directory)
+    check_complete(directory)
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in paths}
+
+
+def push_built(
+    directory: str | Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    licences_checked: bool = False,
+    revision: str = "main",
+) -> str:
+    """Upload a built data set in one commit.
+
+    Args:
+        directory: the output of `build`.
+        repo_id: "<user or organisation>/<name>" of the data set repository; made if it does not exist.
+        private: whether a new repository is private. One that exists keeps its visibility.
+        licences_checked: the caller's word that every source may be passed on; a public repository asks for it.
+        revision: branch to commit to.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        PermissionError: the repository is public, and a source does not allow redistribution or does not say.
+        ValueError: the directory is not a complete build, or `repo_id` is none.
+        huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
+    """
+    counts = check_complete(Path(directory))["counts"]
+    files_of(directory)
+    warning = None if licences_checked else redistribution_warning(counts)
+    if warning and not private:
+        raise PermissionError(f"{warning} Push to a private repository, or say that you checked the licences")
+    api = HfApi()
+    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    if warning and not api.repo_info(repo_id, repo_type="dataset").private:
+        raise PermissionError(f"{repo_id} is public. {warning} Push to another, or say that you checked the licences")
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        folder_path=directory,
+        repo_type="dataset",
+        revision=revision,
+        commit_message="Upload a data set built by ccsam-hf",
+        delete_patterns="data/**",
+    )
+    return str(commit)
