@@ -1,7 +1,7 @@
 """A directory as it was downloaded -> the cases in it, one reader a layout (`read_cases`, `LAYOUTS`).
 
 Each reader is a module of its own whose first lines show the layout. A reader lists: `read(directory, notes)` returns
-cases without opening pixel data, and adds a sentence to `notes` for whatever differs from the layout and was put right.
+cases without decoding pixels, and adds a sentence to `notes` for whatever differs from the layout and was put right.
 """
 
 import logging
@@ -9,14 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..cases import Case
-from . import busi, folder
+from . import built, busi, camus, coco, ddti, dicom, folder, hmc_qu, tg3k, tn3k, udiat, us30k
 
 logger = logging.getLogger(__name__)
 
 Reader = Callable[[Path, list[str]], list[Case]]
 LAYOUTS: dict[str, Reader] = {
     "folder": folder.read,
+    "coco": coco.read,
+    "dicom": dicom.read,
+    "us30k": us30k.read,
     "busi": busi.read,
+    "tn3k": tn3k.read,
+    "tg3k": tg3k.read,
+    "ddti": ddti.read,
+    "udiat": udiat.read,
+    "camus": camus.read,
+    "camus-sequence": camus.read_sequences,
+    "hmc-qu": hmc_qu.read,
+    "built": built.read,
 }
 
 
