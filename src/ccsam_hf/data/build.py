@@ -94,7 +94,8 @@ def opened(source: Download, unpacked: Path | None) -> Path:
         return source.path
     if unpacked is None:
         raise ValueError(f"{source.path} is a file; expected a directory here: unpack it, or build from it")
-    directory = unpacked / hashlib.sha256(str(identity(source.path)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(str(identity(source.path)).encode()).hexdigest()[:16]
+    directory = unpacked / key / source.path.name.split(".")[0]  # its name may become that of the data set
     if not directory.exists():
         unpack(source.path, directory)
     return data_root(directory)
