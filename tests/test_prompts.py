@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from ccsam_hf.data.prompts import fixed_click, jittered_box, random_clicks, tight_box
+from ccsam_hf.data.prompts import (
+    FIXED_PROMPTS,
+    TRAINING_PROMPTS,
+    PromptSampler,
+    click_set,
+    fixed_click,
+    jittered_box,
+    random_clicks,
+    tight_box,
+)
+from ccsam_hf.descriptions import describe
 
 
 def ring(size: int = 41) -> np.ndarray:
@@ -16,6 +26,11 @@ def single_pixel(row: int, column: int, size: tuple[int, int] = (12, 20)) -> np.
     mask = np.zeros(size, dtype=bool)
     mask[row, column] = True
     return mask
+
+
+def only(kind: str, **settings) -> PromptSampler:
+    kinds = {name: 0.0 for names in PromptSampler.KINDS.values() for name in names}
+    return PromptSampler(**{**kinds, kind: 1.0, **settings})
 
 
 def test_fixed_click_is_the_middle_pixel_in_row_major_order():
@@ -38,7 +53,12 @@ def test_every_click_lies_on_the_object():
 
 def test_the_generator_alone_decides_the_draw():
     mask = ring()
-    for draw in (lambda rng: random_clicks(mask, 5, rng), lambda rng: jittered_box(mask, rng)):
+    for draw in (
+        lambda rng: random_clicks(mask, 5, rng),
+        lambda rng: jittered_box(mask, rng),
+        lambda rng: click_set(mask, 3, 2, rng)[0],
+        lambda rng: only("random_click", jittered_box=1.0).sample(mask, "object", rng).box,
+    ):
         assert np.array_equal(draw(np.random.default_rng(3)), draw(np.random.default_rng(3)))
         assert not np.array_equal(draw(np.random.default_rng(3)), draw(np.random.default_rng(4)))
 
@@ -88,6 +108,9 @@ def test_jittered_box_stays_in_the_frame_and_keeps_an_area(mask):
         tight_box,
         lambda mask: random_clicks(mask, 1, np.random.default_rng(0)),
         lambda mask: jittered_box(mask, np.random.default_rng(0)),
+        lambda mask: click_set(mask, 1, 1, np.random.default_rng(0)),
+        lambda mask: TRAINING_PROMPTS.sample(mask, "object", np.random.default_rng(0)),
+        lambda mask: only("text").sample(mask, "object", np.random.default_rng(0)),
     ],
 )
 def test_masks_without_an_object_are_refused(prompt):
@@ -104,3 +127,103 @@ def test_wrong_numbers_are_refused():
         random_clicks(ring(), 0, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"fraction is 0.5; expected \[0, 0.5\)"):
         jittered_box(ring(), np.random.default_rng(0), fraction=0.5)
+
+
+def test_a_click_set_has_its_positive_clicks_on_the_object_and_its_negative_ones_beside_it():
+    mask = ring()
+    points, labels = click_set(mask, 30, 50, np.random.default_rng(0))
+    assert points.shape == (80, 2) and points.dtype == np.float32
+    assert labels.tolist() == [1] * 30 + [0] * 50 and labels.dtype == np.int64
+    x, y = points.astype(int).T
+    assert np.array_equal(mask[y, x], labels == 1)
+    points, labels = click_set(np.ones((4, 4), dtype=bool), 3, 0, np.random.default_rng(0))
+    assert len(points) == 3 and labels.tolist() == [1, 1, 1]
+
+
+def test_click_sets_that_cannot_be_drawn_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"mask of size \(4, 5\) fills the frame; .* 2 negative click"):
+        click_set(np.ones((4, 5), dtype=bool), 1, 2, rng)
+    with pytest.raises(ValueError, match="count is 0"):
+        click_set(ring(), 0, 2, rng)
+    with pytest.raises(ValueError, match="num_negative is -1; expected at least 0"):
+        click_set(ring(), 1, -1, rng)
+
+
+def test_kinds_come_as_often_as_their_probabilities_say_and_parts_independently():
+    mask = ring()
+    sampler = PromptSampler(random_click=0.2, fixed_click=0.3, tight_box=0.5, jittered_box=0.25, text=0.4)
+    rng = np.random.default_rng(0)
+    prompts = [sampler.sample(mask, "breast lesion", rng) for _ in range(2000)]
+    with_points = np.array([prompt.points is not None for prompt in prompts])
+    with_box = np.array([prompt.box is not None for prompt in prompts])
+    is_fixed = np.array([p.points is not None and np.array_equal(p.points[0], fixed_click(mask)) for p in prompts])
+    is_tight = np.array([p.box is not None and np.array_equal(p.box, tight_box(mask)) for p in prompts])
+    with_text = np.array([prompt.text is not None for prompt in prompts])
+    for share, expected in (
+        (with_points, 0.5),
+        (is_fixed, 0.3),
+        (with_box, 0.75),
+        (is_tight, 0.5),
+        (with_text, 0.4),
+        (with_points & with_box, 0.375),
+    ):
+        assert share.mean() == pytest.approx(expected, abs=0.04)
+    assert all((prompt.points is None) == (prompt.labels is None) for prompt in prompts)
+
+
+def test_by_default_a_prompt_has_one_click_on_the_object_and_one_box():
+    mask = ring()
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        prompt = TRAINING_PROMPTS.sample(mask, "breast lesion", rng)
+        ((x, y),) = prompt.points.astype(int)
+        assert mask[y, x] and prompt.labels.tolist() == [1] and prompt.box.shape == (4,) and prompt.text is None
+    assert TRAINING_PROMPTS.max_points == 1
+    prompt = FIXED_PROMPTS.sample(mask, "breast lesion", rng)
+    assert np.array_equal(prompt.points[0], fixed_click(mask)) and np.array_equal(prompt.box, tight_box(mask))
+
+
+def test_a_sampled_click_set_leaves_negative_clicks_out_where_there_is_no_place_for_them():
+    sampler = only("click_set", num_positive=2, num_negative=3)
+    assert sampler.max_points == 5
+    assert sampler.sample(ring(), "object", np.random.default_rng(0)).labels.tolist() == [1, 1, 0, 0, 0]
+    everywhere = np.ones((4, 4), dtype=bool)
+    assert sampler.sample(everywhere, "object", np.random.default_rng(0)).labels.tolist() == [1, 1]
+
+
+def test_texts_are_those_of_the_grounder():
+    mask, rng = ring(), np.random.default_rng(0)
+    prompt = only("text").sample(mask, "The Breast Mass", rng)
+    assert prompt.text == "breast lesion" and prompt.points is None and prompt.box is None
+    described = only("text", text_form="description").sample(mask, "kidney", rng).text
+    assert described == describe("kidney", "description")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"random_click": 0.7}, "probabilities of points are .* expected values from 0 to 1 that add up to at most 1"),
+        ({"tight_box": -0.1}, "probabilities of box are .*'tight_box': -0.1"),
+        ({"text": 1.5}, "probabilities of text are"),
+        ({"random_click": 0, "fixed_click": 0, "tight_box": 0, "jittered_box": 0}, "no kind of prompt"),
+        ({"num_positive": 0}, "num_positive is 0"),
+        ({"num_negative": -1}, "num_negative -1"),
+        ({"jitter_fraction": 0.5}, "jitter_fraction is 0.5"),
+        ({"text_form": "poem"}, "text_form is 'poem'; accepted are phrase, description"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PromptSampler(**settings)
+
+
+def test_probabilities_that_add_up_to_one_never_draw_nothing():
+    sampler = PromptSampler(random_click=0.1, fixed_click=0.2, click_set=0.7)
+
+    class Largest:
+        def random(self):
+            return np.nextafter(1.0, 0.0)
+
+    assert sampler.probability_of("points") == 1
+    assert sampler.draw_kind("points", Largest()) == "click_set"

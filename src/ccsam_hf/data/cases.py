@@ -148,6 +148,8 @@ def mask_of(image: Image.Image, value: int | None) -> np.ndarray:
     """(H, W) bool: pixels of a grey value, or of any but zero; an alpha channel marks no object."""
     if value is not None:
         return np.asarray(image.convert("L") if image.mode != "P" else image) == value
+    if image.mode in ("1", "L"):
+        return np.asarray(image) != 0
     return np.asarray(image.convert("RGB")).any(axis=2)
 
 
