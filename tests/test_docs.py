@@ -9,10 +9,13 @@ import pytest
 
 import ccsam_hf
 from ccsam_hf.cli import build_parser
+from ccsam_hf.data.build import Download, build
+from ccsam_hf.data.simulator import write_folder
+from ccsam_hf.data.splits import divide
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = Path(ccsam_hf.TINY) / "README.md"
-DOCUMENTS = [ROOT / "README.md", CARD, Path(ccsam_hf.TINY_GROUNDER) / "README.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "data.md", CARD, Path(ccsam_hf.TINY_GROUNDER) / "README.md"]
 
 
 def python_blocks() -> list:
@@ -34,6 +37,9 @@ def commands() -> list[str]:
 def test_python_blocks_run(block, tmp_path, monkeypatch):
     shutil.copy(Path(ccsam_hf.TINY).parent / "example" / "image.png", tmp_path / "case.png")
     monkeypatch.chdir(tmp_path)
+    if "data/own" in block:
+        write_folder(tmp_path / "own", count=12, seed=0, targets=("breast lesion",), size=(64, 64))
+        build([Download("folder", tmp_path / "own")], tmp_path / "data" / "own", divide)
     exec(compile(block, "documentation", "exec"), {"__name__": "__main__"})
 
 
@@ -43,6 +49,11 @@ def test_commands_are_accepted_by_the_parser(command):
 
 
 def test_links_to_files_of_the_repository_lead_somewhere():
-    for path in (ROOT / "README.md", ROOT / "hub_cards" / "README.md", ROOT / "CONTRIBUTING.md"):
+    for path in (
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "hub_cards" / "README.md",
+        ROOT / "CONTRIBUTING.md",
+    ):
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"

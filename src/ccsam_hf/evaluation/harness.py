@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.cases import SPLITS, Case
 from ..data.prompts import fixed_click, tight_box
-from ..data.cases import Case
 from ..data.readers import read_cases
 from ..geometry import rescale_boxes, resize_maps, resize_masks
 from ..grounding import TextGrounder
@@ -43,7 +43,17 @@ SIZE = (256, 256)  # (height, width) of protocol "samus"
 BASELINES = {"box": "ellipse", "point": "disc", "text": "ellipse"}  # prompt -> the baseline that stands beside it
 PROTOCOLS = ("samus",)
 SCORES = ("dice", "iou", "hd_samus", "hd_rows")
-RESERVED_NAMES = ("all", "baseline", "n_without_object", "prompt", "protocol", "model", "grounder", "versions")
+RESERVED_NAMES = (
+    "all",
+    "baseline",
+    "n_without_object",
+    "prompt",
+    "protocol",
+    "split",
+    "model",
+    "grounder",
+    "versions",
+)
 
 
 def evaluate_directory(
@@ -54,6 +64,7 @@ def evaluate_directory(
     protocol: str,
     output_dir: str | Path,
     grounder: str | Path | None = None,
+    split: str | None = None,
 ) -> dict:
     """Evaluates a checkpoint on a directory of cases; writes `summary.json` and `cases.csv`, each in one piece.
 
@@ -67,10 +78,11 @@ def evaluate_directory(
         protocol: "samus".
         output_dir: folder of the two files; made where it is missing.
         grounder: for texts, see `CCSamPipeline`.
+        split: "train", "validation" or "test" to evaluate the cases that the release puts there, None for all.
 
     Returns:
-        The content of `summary.json`: that of `summarize`, and `n_without_object`, `prompt`, `protocol`, `model`,
-        `grounder` (its text encoder and what it was tuned on, None for zero-shot), `versions`.
+        The content of `summary.json`: that of `summarize`, and `n_without_object`, `prompt`, `protocol`, `split`,
+        `model`, `grounder` (its text encoder and what it was tuned on, None for zero-shot), `versions`.
 
     Raises:
         FileNotFoundError: a folder is missing.
@@ -79,7 +91,11 @@ def evaluate_directory(
     """
     _check_choice("prompt", prompt, tuple(BASELINES))
     _check_choice("protocol", protocol, PROTOCOLS)
-    all_cases = read_cases(data_dir, layout)
+    if split is not None:
+        _check_choice("split", split, SPLITS)
+    all_cases = [case for case in read_cases(data_dir, layout) if split in (None, case.split)]
+    if not all_cases:
+        raise ValueError(f"{data_dir} has no case in split {split!r}; its layout may know no splits: build it first")
     cases = [case for case in all_cases if case.mask.any()]
     n_without_object = len(all_cases) - len(cases)
     if not cases:
@@ -97,6 +113,7 @@ def evaluate_directory(
         "n_without_object": n_without_object,
         "prompt": prompt,
         "protocol": protocol,
+        "split": split,
         "model": str(model_dir),
         "grounder": settings and {"text_encoder": settings.text_encoder, "tuned_on": settings.tuned_on},
         "versions": _versions(),
