@@ -15,7 +15,13 @@ from ccsam_hf.data.splits import divide
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = Path(ccsam_hf.TINY) / "README.md"
-DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "data.md", CARD, Path(ccsam_hf.TINY_GROUNDER) / "README.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "docs" / "data.md",
+    ROOT / "training" / "README.md",
+    CARD,
+    Path(ccsam_hf.TINY_GROUNDER) / "README.md",
+]
 
 
 def python_blocks() -> list:
@@ -53,6 +59,7 @@ def test_links_to_files_of_the_repository_lead_somewhere():
         ROOT / "README.md",
         *(ROOT / "docs").glob("*.md"),
         ROOT / "hub_cards" / "README.md",
+        ROOT / "training" / "README.md",
         ROOT / "CONTRIBUTING.md",
     ):
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

@@ -34,10 +34,20 @@ MAY_IMPORT = {
     "image_files": (),
     "metrics": (),
     "visualization": ("geometry",),
-    "data": ("geometry", "image_files", "descriptions"),
+    "data": ("geometry", "image_files", "descriptions", "processing_ccsam", "visualization"),
     "evaluation": ("data", "metrics", "pipeline_ccsam"),
+    "training": ("evaluation", "grounding"),
     "quickstart": ("__init__", "evaluation", "visualization"),
-    "cli": ("__init__", "evaluation", "visualization", "weight_conversion", "grounding_dino_conversion"),
+    "cli_data": ("data", "visualization"),
+    "cli": (
+        "__init__",
+        "cli_data",
+        "evaluation",
+        "training",
+        "visualization",
+        "weight_conversion",
+        "grounding_dino_conversion",
+    ),
     "__init__": ("pipeline_ccsam",),
 }
 

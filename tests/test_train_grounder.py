@@ -37,8 +37,7 @@ def script(monkeypatch):
     import train_grounder
 
     yield train_grounder
-    for name in ("train_grounder", "runs"):
-        sys.modules.pop(name, None)
+    sys.modules.pop("train_grounder", None)
 
 
 @pytest.fixture

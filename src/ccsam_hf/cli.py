@@ -21,6 +21,9 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from . import TINY
+from .cli_data import add_data
+from .data.cases import SPLITS
+from .data.readers import LAYOUTS
 from .descriptions import FORMS, to_phrase
 from .grounding import FALLBACKS
 from .image_files import read_image
@@ -30,10 +33,9 @@ from .visualization import heatmap, overlay
 
 CHECKPOINT_KINDS = ("sam", "samus", "medsam", "radimagenet")
 GROUNDING_DINO = "grounding-dino"
-LAYOUTS = ("folder", "busi")
 PROMPTS = ("box", "point", "text")
 PROTOCOLS = ("samus",)
-INPUT_ERRORS = (ValueError, OSError, ImportError, SafetensorError, StrictDataclassError)
+INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, SafetensorError, StrictDataclassError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="ccsam-hf", description="CC-SAM: promptable ultrasound segmentation.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
     add_segment(commands)
+    add_train(commands)
     add_evaluate(commands)
     add_convert(commands)
     add_data(commands)
@@ -116,6 +119,24 @@ def add_grounder(command: Any) -> None:
     )
 
 
+def add_train(commands: Any) -> None:
+    """Declare `train`."""
+    text = (
+        "Fine-tune a checkpoint on your own cases: what learns, how fast and how long follow from their number. "
+        "Measures before and after on images held out, and writes a card. Run it again to go on where it stopped."
+    )
+    command = commands.add_parser("train", help="fine-tune on your own images", description=text)
+    command.add_argument("--data", type=Path, required=True, metavar="DIR")
+    command.add_argument("--layout", choices=LAYOUTS, default="folder")
+    command.add_argument("--model", default=TINY, help="folder or Hub id; the bundled ccsam-tiny if left out")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of splits and training; 0 if left out")
+    command.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of the run, such as max_steps=200"
+    )
+    command.add_argument("--output", type=Path, required=True, metavar="DIR")
+    command.set_defaults(run=train)
+
+
 def add_evaluate(commands: Any) -> None:
     """Declare `evaluate`."""
     text = "Prompt every object of a data set from its true mask, and write summary.json and cases.csv."
@@ -123,6 +144,7 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument("--model", default=TINY, help="folder or Hub id; the bundled ccsam-tiny if left out")
     command.add_argument("--data", type=Path, required=True, metavar="DIR")
     command.add_argument("--layout", choices=LAYOUTS, default="folder")
+    command.add_argument("--split", choices=SPLITS, help="of a layout that knows splits; all cases if left out")
     command.add_argument("--prompt", choices=PROMPTS, required=True)
     add_grounder(command)
     command.add_argument("--protocol", choices=PROTOCOLS, default="samus")
@@ -147,18 +169,6 @@ def add_convert(commands: Any) -> None:
         help="of the text encoder in a grounding-dino checkpoint; bert-base-uncased if left out",
     )
     command.set_defaults(run=convert)
-
-
-def add_data(commands: Any) -> None:
-    """Declare `data simulate`."""
-    data = commands.add_parser("data", help="make data")
-    data_commands = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    command = data_commands.add_parser("simulate", help="ultrasound phantoms with exact masks, in the folder layout")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR")
-    command.add_argument("--count", type=int, required=True, metavar="N")
-    command.add_argument("--seed", type=int, default=0, metavar="S")
-    command.add_argument("--target", nargs="+", metavar="T", help="what to show; all kinds if left out")
-    command.set_defaults(run=simulate)
 
 
 def segment(arguments: argparse.Namespace) -> None:
@@ -297,6 +307,23 @@ def write_together(directory: Path, files: dict[str, bytes]) -> None:
             os.replace(Path(staging) / name, directory / name)
 
 
+def train(arguments: argparse.Namespace) -> None:
+    """Fine-tune a checkpoint and print what it gained."""
+    try:
+        from .training.finetuning import finetune, parse_fields
+    except ImportError as error:
+        raise ImportError(
+            f"training needs more than is installed ({error}): pip install ccsam-hf[train,data]"
+        ) from error
+
+    overrides = parse_fields(arguments.set)
+    results = finetune(arguments.data, arguments.layout, arguments.model, arguments.output, arguments.seed, overrides)
+    for prompt in results["before"]:
+        before, after = (results[when][prompt]["all"]["dice"]["mean"] for when in ("before", "after"))
+        print(f"{prompt}: Dice {before:.2f} before, {after:.2f} after, {results['after'][prompt]['all']['n']} objects")
+    print(f"wrote {arguments.output}")
+
+
 def evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a checkpoint on a data set and print one line for each target."""
     from .evaluation.harness import evaluate_directory
@@ -309,6 +336,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments.protocol,
         arguments.output,
         arguments.grounder,
+        arguments.split,
     )
     for target, values in summary.items():
         if isinstance(values, dict) and "dice" in values:
@@ -331,15 +359,6 @@ def convert(arguments: argparse.Namespace) -> None:
 
         report = convert_checkpoint(arguments.kind, arguments.checkpoint, arguments.output, base=arguments.base)
     print(report.summary())
-
-
-def simulate(arguments: argparse.Namespace) -> None:
-    """Write simulated cases."""
-    from .data.simulator import write_folder
-
-    targets = {} if arguments.target is None else {"targets": arguments.target}
-    write_folder(arguments.output, count=arguments.count, seed=arguments.seed, **targets)
-    print(f"wrote {arguments.count} cases to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Training: run config -> data, model, loop -> checkpoints; `loop.train` is the whole of it."""

@@ -1,0 +1,143 @@
+"""Run config -> the samples to train on and to validate with, and the order in which they come."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from ..data.augmentation import NO_AUGMENTATION, Augmentation
+from ..data.build import load_built
+from ..data.prompts import FIXED_PROMPTS, PromptSampler
+from ..data.readers import read_cases
+from ..data.samples import SampleMaker, Samples
+from ..data.simulator import simulate
+from ..data.splits import divide
+from .run_config import SIMULATOR, RunConfig
+
+VALIDATION_SEEDS = 1_000_000_000  # training cases count up from zero, held-out tests from 2_000_000_000
+
+
+class SimulatedSamples(SampleMaker, Dataset):
+    """Cases made when they are asked for: an index gives the same case on every machine, worker and process.
+
+    Args:
+        count: number of cases.
+        first_seed: seed of the first.
+        target_weights: how often each target is drawn, relative to the others.
+        prompts, augmentation, seed: see `SampleMaker`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        first_seed: int,
+        target_weights: dict[str, float],
+        prompts: PromptSampler,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        seed: int = 0,
+    ):
+        super().__init__(prompts, augmentation, seed, (256, 256))
+        self.count, self.first_seed = count, first_seed
+        self.targets = list(target_weights)
+        self.probabilities = np.array(list(target_weights.values())) / sum(target_weights.values())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        seed = self.first_seed + int(index)
+        target = str(np.random.default_rng([seed, 1]).choice(self.targets, p=self.probabilities))
+        case = simulate(target, seed)
+        row = {"image": case.image, "mask": case.mask, "name": str(seed), "target": target, "dataset": SIMULATOR}
+        return self.make(row)
+
+
+class EpochOrder(Sampler[int]):
+    """An order drawn anew for each epoch from seed and epoch alone.
+
+    Args:
+        count: number of samples.
+        seed: of the draw.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
+
+
+def build_samples(run: RunConfig) -> tuple[SampleMaker, SampleMaker]:
+    """Training and validation samples.
+
+    Raises:
+        FileNotFoundError, ValueError: the data cannot be read, a split is empty, a simulated target has no weight, or
+            the sampler does not draw what the run's prompts need.
+    """
+    prompts = PromptSampler(**run.prompt_sampler)
+    needed = {"point": ("points",), "box": ("box",), "both": ("points", "box"), "text": ("box",)}
+    lacking = {part for kind in run.prompts for part in needed[kind] if prompts.probability_of(part) < 1}
+    if lacking:
+        raise ValueError(
+            f"prompts={run.prompts} need {' and '.join(sorted(lacking))} for every sample; expected probabilities in "
+            f"prompt_sampler={run.prompt_sampler} that add up to 1"
+        )
+    augmentation = Augmentation() if run.augmentation == "samus" else NO_AUGMENTATION
+    if run.data == SIMULATOR:
+        unknown = sorted(set(run.targets) - set(run.target_weights))
+        if unknown:
+            raise ValueError(f"targets {unknown} have no weight; expected some of {', '.join(run.target_weights)}")
+        count = run.train_cases or run.max_steps * run.batch_size
+        weights = {
+            name: weight for name, weight in run.target_weights.items() if name in run.targets or not run.targets
+        }
+        return (
+            SimulatedSamples(count, 0, weights, prompts, augmentation, run.seed),
+            SimulatedSamples(run.eval_cases or 120, VALIDATION_SEEDS, weights, FIXED_PROMPTS),
+        )
+    training, validation = (select(run, split) for split in ("train", "validation"))
+    if run.eval_cases and run.eval_cases < len(validation):
+        chosen = sorted(np.random.default_rng(run.seed).permutation(len(validation))[: run.eval_cases].tolist())
+        validation = validation.select(chosen) if hasattr(validation, "select") else [validation[i] for i in chosen]
+    return (
+        Samples(training, prompts, augmentation, run.seed, check_masks=True),
+        Samples(validation, FIXED_PROMPTS, check_masks=True),
+    )
+
+
+def select(run: RunConfig, split: str) -> Any:
+    """The cases or rows of a split that the run asks for."""
+    if run.layout == "built":
+        rows = load_built(run.data, split=split)
+        keep = [
+            i
+            for i, (dataset, target) in enumerate(zip(rows["dataset"], rows["target"], strict=True))
+            if is_wanted(run, dataset, target)
+        ]
+        selected = rows.select(keep)
+    else:
+        cases = read_cases(run.data, run.layout)
+        selected = [
+            case
+            for case in divide(cases, run.seed).apply(cases)
+            if case.split == split and is_wanted(run, case.dataset, case.target)
+        ]
+    if len(selected) == 0:
+        raise ValueError(
+            f"{run.data} has no case in split {split!r} for datasets={run.datasets or 'all'} and "
+            f"targets={run.targets or 'all'}; choose others, or split the data another way"
+        )
+    return selected
+
+
+def is_wanted(run: RunConfig, dataset: str, target: str) -> bool:
+    """Whether the run asks for a data set and a target."""
+    return (not run.datasets or dataset in run.datasets) and (not run.targets or target in run.targets)

@@ -1,0 +1,105 @@
+"""A batch -> loss by every kind of prompt: encode once, decode by box, by click and by what a text found.
+
+Source of the correction clicks: Kirillov et al., "Segment Anything" (arXiv 2304.02643), Section 3 and Appendix A,
+where each further round adds a click drawn from what the last mask got wrong and gives the last logits back.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..grounding import TextGrounder
+from ..modeling_ccsam import CCSamModel
+
+
+class PromptedLoss(nn.Module):
+    """Model and loss in one forward, as distributed training wants it.
+
+    Args:
+        model: encodes each image once.
+        kinds: "point", "box", "both" or "text": each image is decoded by each.
+        correction_clicks: rounds after the first decoding, each with one click more and the logits before it.
+        grounder: finds the boxes of "text"; one that is not found is replaced by the box of the batch.
+    """
+
+    def __init__(
+        self, model: CCSamModel, kinds: list[str], correction_clicks: int = 0, grounder: TextGrounder | None = None
+    ):
+        super().__init__()
+        self.model, self.kinds, self.correction_clicks = model, list(kinds), correction_clicks
+        self.find = grounder  # a plain object: its weights are neither trained nor saved
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Loss, its terms and the masks.
+
+        Args:
+            batch: of `ccsam_hf.data.samples.Samples`, P = 1 object an image.
+
+        Returns:
+            The mean loss over kinds and rounds; "<kind>/<term>" and "<kind>/loss" of the first round of each; and
+            mask logits (B, 256, 256) of the last round by kind.
+        """
+        fused, _ = self.model.encode(batch["pixel_values"])
+        total, terms, masks = 0.0, {}, {}
+        for kind in self.kinds:
+            prompt = self.first_prompt(kind, batch)
+            for round_ in range(self.correction_clicks + 1):
+                pred_masks, iou_scores = self.model.decode(fused.feature_map, **prompt)
+                loss, of_round = self.model.compute_loss(
+                    fused, pred_masks[:, :, 0], iou_scores[:, :, 0], batch["labels"]
+                )
+                total = total + loss
+                if round_ == 0:
+                    terms |= {f"{kind}/{name}": term.detach() for name, term in of_round.items()}
+                    terms[f"{kind}/loss"] = loss.detach()
+                size = batch["labels"].shape[-2:]
+                masks[kind] = F.interpolate(pred_masks[:, :, 0].detach().float(), size, mode="bilinear")[:, 0]
+                if round_ < self.correction_clicks:
+                    prompt = corrected(prompt, masks[kind], pred_masks[:, :, 0].detach(), batch["labels"])
+        return total / (len(self.kinds) * (self.correction_clicks + 1)), terms, masks
+
+    def first_prompt(self, kind: str, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The arguments of `CCSamModel.decode` for a kind of prompt."""
+        points = {"input_points": batch["input_points"], "input_labels": batch["input_labels"]}
+        if kind == "point":
+            return points
+        if kind == "both":
+            return points | {"input_boxes": batch["input_boxes"]}
+        return {"input_boxes": batch["input_boxes"] if kind == "box" else self.found_boxes(batch)}
+
+    @torch.no_grad()
+    def found_boxes(self, batch: dict[str, Any]) -> Tensor:
+        """(B, 1, 4) boxes that the grounder finds for the names of the targets."""
+        boxes = batch["input_boxes"].clone()
+        for i, target in enumerate(batch["target"]):
+            image = batch["pixel_values"][i].cpu()
+            (found,) = self.find(image, target)
+            if len(found.boxes):
+                boxes[i, 0] = torch.as_tensor(found.boxes[0]).to(boxes)
+        return boxes
+
+
+def corrected(prompt: dict[str, Tensor], mask_logits: Tensor, low_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The prompt with one click more, drawn uniformly from the wrong pixels, and with the logits as mask prompt.
+
+    Where nothing is wrong the click carries the label -10, which has no effect.
+
+    Args:
+        prompt: arguments of `CCSamModel.decode`.
+        mask_logits: (B, H, W).
+        low_logits: (B, 1, 4h, 4w).
+        labels: (B, 1, H, W).
+    """
+    truth = labels[:, 0] > 0.5
+    wrong = (mask_logits > 0) != truth  # (B, H, W)
+    draw = torch.rand(wrong.shape, device="cpu").to(wrong.device).masked_fill(~wrong, -1).flatten(1).argmax(1)
+    width = wrong.shape[-1]
+    point = torch.stack([draw % width, draw // width], dim=-1).to(labels.dtype)[:, None, None]  # (B, 1, 1, 2)
+    label = truth.flatten(1).gather(1, draw[:, None]).long()
+    label = label.masked_fill(~wrong.flatten(1).any(1, keepdim=True), -10)[:, None]  # (B, 1, 1)
+    if "input_points" in prompt:
+        point = torch.cat([prompt["input_points"], point.to(prompt["input_points"])], dim=2)
+        label = torch.cat([prompt["input_labels"], label], dim=2)
+    return prompt | {"input_points": point, "input_labels": label, "input_masks": low_logits}
