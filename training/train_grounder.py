@@ -35,8 +35,8 @@ from transformers import (
 )
 
 from ccsam_hf import TextGrounder
-from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.cases import Case
+from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import TARGETS as SIMULATED_TARGETS
 from ccsam_hf.data.simulator import SimulatedCase, simulate
@@ -53,7 +53,9 @@ from ccsam_hf.grounding import GrounderSettings
 from ccsam_hf.grounding_loss import grounding_loss
 from ccsam_hf.image_processing_ccsam import to_three_channels, to_unit_image
 from ccsam_hf.losses import binary_cross_entropy, dice_loss
-from runs import build_optimizer, log, read_config, write_folder
+from ccsam_hf.training.files import log, write_folder
+from ccsam_hf.training.learning import build_optimizer
+from ccsam_hf.training.run_config import read_config
 
 SCENE_SIZE = (192, 192)  # of simulated scenes; the image processor resizes them to the model's input
 BACKBONE_SEEDS = 500_000_000  # training scenes count up from zero
@@ -374,8 +376,8 @@ def teach_backbone(grounder: TextGrounder, run: GrounderRun, accelerator: Accele
     """Let a backbone from scratch learn to segment simulated scenes before it learns to detect.
 
     A detector gives it a match an object to learn from, a mask every pixel, and without text and boxes an image costs
-    about a quarter. The scenes are few, kept in memory and shown again and again; their seeds lie before those of
-    validation.
+    about a quarter. The scenes are few, kept in memory and shown again and again, half of the times mirrored; their
+    seeds lie before those of validation.
     """
     scenes = SimulatedScenes(run.backbone_scenes, BACKBONE_SEEDS, run.scene_weights)
     images, masks = [], []
@@ -398,6 +400,8 @@ def teach_backbone(grounder: TextGrounder, run: GrounderRun, accelerator: Accele
     for epoch in range(run.backbone_epochs):
         losses = []
         for pixel_values, targets in loader:
+            if torch.rand(()) < 0.5:
+                pixel_values, targets = pixel_values.flip(-1), targets.flip(-1)
             loss = network(pixel_values.float().expand(-1, 3, -1, -1).to(accelerator.device), targets.float())
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(network.parameters(), run.max_grad_norm)
