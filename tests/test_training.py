@@ -25,7 +25,7 @@ from ccsam_hf import CCSamModel, CCSamPipeline
 from ccsam_hf.data.simulator import write_folder
 from ccsam_hf.training.inputs import EpochOrder, build_samples
 from ccsam_hf.training.loop import train
-from ccsam_hf.training.run_config import RunConfig, read_config
+from ccsam_hf.training.run_config import RunConfig, published, read_config
 from ccsam_hf.training.states import latest_state, states_of
 from small_grounder import small_grounder
 
@@ -143,7 +143,7 @@ def test_a_run_leaves_a_log_its_configuration_and_checkpoints_that_segment(finis
     assert [path.name for path in states_of(output_dir)] == ["step-00000002", "step-00000003"]
 
     record = json.loads((output_dir / "last" / "training.json").read_text())
-    assert record["step"] == 3 and record["run"] == asdict(finished)
+    assert record["step"] == 3 and record["run"] == published(finished)
     assert {"step": 3, **record["validation"]} == entries(output_dir, "dice_box")[-1]
     assert set(record["versions"]) == {"ccsam-hf", "torch", "transformers", "accelerate"}
     for name in ("best", "last"):

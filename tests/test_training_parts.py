@@ -433,6 +433,13 @@ def test_fields_over_a_checkpoint_start_new_parts_and_the_log_names_them(tiny_mo
     assert "start anew cnn_branch" in told and "left behind cnn_branch" in told and "fusion" in told
 
 
+def test_tensors_of_another_size_start_anew(tiny_config, tmp_path):
+    tiny_config.cnn_config.output_channels = 32
+    CCSamModel(tiny_config).save_pretrained(tmp_path / "start")
+    model = build_model(run_of(checkpoint=str(tmp_path / "start"), model={"fusion": "cross_branch"}))
+    assert model.fusion is None and all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "start")
     weights = load_file(tmp_path / "start" / "model.safetensors")
@@ -642,6 +649,24 @@ def test_a_text_is_replaced_by_the_box_that_it_finds_and_else_by_that_of_the_bat
     assert call["prompt"]["input_boxes"].tolist() == [[[10, 20, 90, 80]], batch["input_boxes"][1].tolist()]
     assert batch["input_boxes"][0].tolist() != [[10, 20, 90, 80]]  # the batch is left as it was
     assert "text/loss" in terms
+
+
+def test_a_text_that_is_not_found_is_a_miss_in_evaluation(tiny_model, batch):
+    found = [SimpleNamespace(boxes=torch.tensor([[10.0, 20.0, 90.0, 80.0]]))]
+    missed = [SimpleNamespace(boxes=torch.zeros(0, 4))]
+    answers = {tuple(batch["pixel_values"][0].flatten().tolist()[:99]): found}
+    network = PromptedLoss(
+        tiny_model,
+        ["box", "text"],
+        grounder=lambda image, _: answers.get(tuple(image.flatten().tolist()[:99]), missed),
+    )
+    with torch.no_grad():
+        loss, _, masks = network.eval()(batch)
+    assert torch.isfinite(loss) and torch.isfinite(masks["text"][0]).all()
+    assert (masks["text"][1] < 0).all() and not torch.isfinite(masks["text"][1]).any()
+    assert torch.isfinite(masks["box"]).all()
+    _, _, masks = network.train()(batch)
+    assert torch.isfinite(masks["text"]).all()  # the box of the batch trains
 
 
 # --- states and files ------------------------------------------------------------------------------------------------

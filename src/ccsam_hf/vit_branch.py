@@ -109,7 +109,7 @@ class WindowAttention(nn.Module):
         attended = attention(query, key, value, rows, columns)
         attended = attended.reshape(batch_size, *windows, self.num_heads, size, size, -1)
         attended = attended.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)  # (B, H, W, C)
-        return self.proj(attended[:, :height, :width])
+        return self.proj(attended[:, :height, :width].contiguous())  # a frozen layer is slow on a view
 
 
 class CCSamBlock(GradientCheckpointingLayer):
@@ -170,7 +170,8 @@ class PatchEmbedding(nn.Module):
         pixel_values = pixel_values.to(self.projection.weight.dtype)
         if pixel_values.shape[-1] != self.input_size:
             pixel_values = F.interpolate(pixel_values, (self.input_size, self.input_size), mode="bilinear")
-        return self.projection(pixel_values).permute(0, 2, 3, 1)
+        # In memory as it is read from here on: a view of it would be copied by every LayerNorm.
+        return self.projection(pixel_values).permute(0, 2, 3, 1).contiguous()
 
 
 class ViTBranch(nn.Module):

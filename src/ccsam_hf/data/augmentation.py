@@ -118,7 +118,7 @@ class Augmentation:
             noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(*self.noise_range)
             image = tv_tensors.wrap((image + torch.from_numpy(noise)).clamp(0, 1), like=image)
         if rng.random() < self.contrast:
-            image = tvF.adjust_contrast(image, rng.uniform(*self.contrast_range))
+            image = change_contrast(image, rng.uniform(*self.contrast_range))
         return image, moved_mask, None if boxes is None else move(boxes, is_flipped, coefficients)
 
     def draw_geometry(
@@ -133,6 +133,16 @@ class Augmentation:
         # From the middle of the first pixel to that of the last: beyond, black would bleed into the outermost ones.
         x, y = ((1 - 1 / scale) * (0.5 + rng.random() * (side - 1)) for side in size[::-1])
         return is_flipped, rotate_and_crop(size, degrees, scale, (x, y), pixel_aspect)
+
+
+def change_contrast(image: tv_tensors.Image, factor: float) -> tv_tensors.Image:
+    """Do what torchvision's `adjust_contrast` does, with a mean that does not depend on the number of threads.
+
+    Workers of a loader have one thread and the main process several; their samples are to be equal to the bit.
+    """
+    grey = tvF.rgb_to_grayscale(image) if image.shape[0] == 3 else image
+    mean = float(np.mean(grey.numpy(), dtype=np.float64))
+    return tv_tensors.wrap((factor * image + (1 - factor) * mean).clamp(0, 1), like=image)
 
 
 def rotate_and_crop(

@@ -22,8 +22,8 @@ LORA_LAYERS = r".*(vit_branch.*attn\.(qkv|proj)|mask_decoder\.transformer.*attn.
 def build_model(run: RunConfig) -> CCSamModel:
     """The checkpoint or the preset, with the run's fields over its config.
 
-    Parts that the fields add to a checkpoint start anew and weights of parts they remove are left behind; the log says
-    of which parts. Without fields every tensor has its place.
+    What the fields add to a checkpoint, or give another size, starts anew, and weights of what they remove are left
+    behind; the log says of which parts. Without fields every tensor has its place.
 
     Raises:
         ValueError: the checkpoint lacks weights, or has others, and no field explains it.
@@ -34,9 +34,13 @@ def build_model(run: RunConfig) -> CCSamModel:
     for name, value in run.model.items():
         config[name] = {**config[name], **value} if isinstance(value, dict) else value
     model, loaded = CCSamModel.from_pretrained(
-        run.checkpoint, config=CCSamConfig.from_dict(config), output_loading_info=True
+        run.checkpoint,
+        config=CCSamConfig.from_dict(config),
+        output_loading_info=True,
+        ignore_mismatched_sizes=bool(run.model),
     )
-    anew, left_behind = (parts_of(loaded[kind]) for kind in ("missing_keys", "unexpected_keys"))
+    anew = parts_of([*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])])
+    left_behind = parts_of(loaded["unexpected_keys"])
     told = f"{run.checkpoint}: start anew {anew or 'nothing'}; left behind {left_behind or 'nothing'}"
     if (anew or left_behind) and not run.model:
         raise ValueError(f"{told}; expected a checkpoint whose weights and config fit: convert or save it again")

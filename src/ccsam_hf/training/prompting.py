@@ -21,7 +21,8 @@ class PromptedLoss(nn.Module):
         model: encodes each image once.
         kinds: "point", "box", "both" or "text": each image is decoded by each.
         correction_clicks: rounds after the first decoding, each with one click more and the logits before it.
-        grounder: finds the boxes of "text"; one that is not found is replaced by the box of the batch.
+        grounder: finds the boxes of "text". Where it finds none, the box of the batch trains, and in evaluation mode
+            the mask is empty: a miss.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class PromptedLoss(nn.Module):
         fused, _ = self.model.encode(batch["pixel_values"])
         total, terms, masks = 0.0, {}, {}
         for kind in self.kinds:
-            prompt = self.first_prompt(kind, batch)
+            prompt, is_missed = self.first_prompt(kind, batch)
             for round_ in range(self.correction_clicks + 1):
                 pred_masks, iou_scores = self.model.decode(fused.feature_map, **prompt)
                 loss, of_round = self.model.compute_loss(
@@ -56,29 +57,32 @@ class PromptedLoss(nn.Module):
                     terms[f"{kind}/loss"] = loss.detach()
                 size = batch["labels"].shape[-2:]
                 masks[kind] = F.interpolate(pred_masks[:, :, 0].detach().float(), size, mode="bilinear")[:, 0]
+                if not self.training:
+                    masks[kind] = masks[kind].masked_fill(is_missed[:, None, None], -torch.inf)
                 if round_ < self.correction_clicks:
                     prompt = corrected(prompt, masks[kind], pred_masks[:, :, 0].detach(), batch["labels"])
         return total / (len(self.kinds) * (self.correction_clicks + 1)), terms, masks
 
-    def first_prompt(self, kind: str, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The arguments of `CCSamModel.decode` for a kind of prompt."""
-        points = {"input_points": batch["input_points"], "input_labels": batch["input_labels"]}
-        if kind == "point":
-            return points
-        if kind == "both":
-            return points | {"input_boxes": batch["input_boxes"]}
-        return {"input_boxes": batch["input_boxes"] if kind == "box" else self.found_boxes(batch)}
+    def first_prompt(self, kind: str, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+        """The arguments of `CCSamModel.decode` for a kind of prompt, and (B,) bool, whether a text was not found."""
+        points = {name: batch[name] for name in ("input_points", "input_labels") if name in batch}
+        boxes = {name: batch[name] for name in ("input_boxes",) if name in batch}
+        is_missed = torch.zeros(len(batch["labels"]), dtype=torch.bool, device=batch["labels"].device)
+        if kind == "text":
+            found_boxes, is_found = self.find_boxes(batch)
+            return {"input_boxes": found_boxes}, ~is_found
+        return {"point": points, "box": boxes, "both": points | boxes}[kind], is_missed
 
     @torch.no_grad()
-    def found_boxes(self, batch: dict[str, Any]) -> Tensor:
-        """(B, 1, 4) boxes that the grounder finds for the names of the targets."""
-        boxes = batch["input_boxes"].clone()
+    def find_boxes(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """(B, 1, 4) boxes that the grounder finds for the targets' names, and (B,) bool, whether it found one."""
+        boxes, is_found = batch["input_boxes"].clone(), []
         for i, target in enumerate(batch["target"]):
-            image = batch["pixel_values"][i].cpu()
-            (found,) = self.find(image, target)
-            if len(found.boxes):
+            (found,) = self.find(batch["pixel_values"][i].cpu(), target)
+            is_found.append(len(found.boxes) > 0)
+            if is_found[-1]:
                 boxes[i, 0] = torch.as_tensor(found.boxes[0]).to(boxes)
-        return boxes
+        return boxes, torch.tensor(is_found, device=boxes.device)
 
 
 def corrected(prompt: dict[str, Tensor], mask_logits: Tensor, low_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
