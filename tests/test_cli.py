@@ -190,10 +190,10 @@ def test_evaluate_hands_its_options_to_the_harness(monkeypatch, capsys, tmp_path
     monkeypatch.setitem(sys.modules, "ccsam_hf.evaluation.harness", module)
     out = tmp_path / "out"
     options = ["--model", "m", "--data", "d", "--layout", "busi", "--prompt", "box", "--output", str(out)]
-    assert main(["evaluate", *options]) == 0
-    ((model, data, layout, prompt, protocol, output, grounder),) = calls
+    assert main(["evaluate", *options, "--split", "test"]) == 0
+    ((model, data, layout, prompt, protocol, output, grounder, split),) = calls
     assert (model, str(data), layout, prompt, protocol, output) == ("m", "d", "busi", "box", "samus", out)
-    assert grounder is None
+    assert grounder is None and split == "test"
     assert "nodule: Dice 88.12, 7 objects" in capsys.readouterr().out
 
 
