@@ -114,6 +114,39 @@ def test_an_archive_is_unpacked_and_gives_the_same_files(downloads, built, tmp_p
     assert not list(tmp_path.glob(".set*"))  # what was unpacked is gone
 
 
+def test_nothing_that_is_published_tells_where_the_downloads_lay(downloads, tmp_path):
+    shutil.copytree(downloads / "busi", tmp_path / "busi")
+    whole, image = np.zeros((465, 555), np.uint8), np.zeros((416, 416), np.uint8)
+    for name, pixels in (("benign (4)", image), ("benign (4)_mask", image), ("benign (4)_mask_1", whole)):
+        Image.fromarray(pixels).save(tmp_path / "busi" / "benign" / f"{name}.png")
+    record = build([Download("busi", tmp_path / "busi")], tmp_path / "set", DIVIDE)
+    assert record["sources"] == ["busi=busi"]
+    assert record["notes"][0].startswith("busi: busi/benign/benign (4)_mask_1.png has size (465, 555)")
+    for name in ("README.md", "build.json", "splits.json"):
+        assert str(tmp_path) not in (tmp_path / "set" / name).read_text()
+
+
+def test_a_build_that_starts_again_does_not_look_complete(downloads, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(building.os, "replace", renames_files_only)
+        with pytest.raises(Killed):
+            build(sources_of(downloads), tmp_path / "set", DIVIDE)
+    assert (tmp_path / ".set.partial" / "build.json").is_file()  # it was all there
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Killed):
+            build(sources_of(downloads)[:1], tmp_path / "set", DIVIDE)
+    with pytest.raises(ValueError, match="has no build.json"):
+        load_built(tmp_path / ".set.partial")
+
+
+def renames_files_only(source, target):
+    """Stands for a signal just before the finished directory is renamed."""
+    if Path(source).is_dir():
+        raise Killed
+    Path(source).rename(target)
+
+
 class Killed(BaseException):
     """Stands for a signal: no handler for errors catches it."""
 

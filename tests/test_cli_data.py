@@ -58,6 +58,7 @@ def test_audit_reports_a_copy_and_fix_leaves_it_out_of_the_build(own, tmp_path, 
     assert "copy" in printed and names[5] in printed and "left out 2 images" in printed
     assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before
     found = json.loads((tmp_path / "audit" / "findings.json").read_text())
+    assert str(own) not in json.dumps(found) + (tmp_path / "audit" / "splits.json").read_text()
     assert found and Image.open(tmp_path / "audit" / "contact_sheet.png").size[0] > 0
     splits = Splits.load(tmp_path / "audit" / "splits.json")
     assert names[5] in splits.removed["own"] and {"copy", names[0]} & set(splits.removed["own"])

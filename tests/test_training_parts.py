@@ -175,7 +175,7 @@ def test_a_saved_average_goes_on_as_if_it_had_never_stopped(tmp_path):
     torch.nn.init.normal_(module[1].weight)
     averages[0].update()
     torch.save(averages[0].state_dict(), tmp_path / "average")
-    averages[1].load_state_dict(torch.load(tmp_path / "average"))
+    averages[1].load_state_dict(torch.load(tmp_path / "average", weights_only=True))
     torch.nn.init.normal_(module[1].weight)
     for average in averages:
         average.update()
@@ -335,10 +335,23 @@ def test_only_training_is_augmented_and_validation_has_fixed_prompts(folders):
 
 
 @pytest.mark.parametrize("layout", ["built", "folder"])
-def test_a_split_without_a_case_is_refused(built, folders, layout):
+def test_names_that_the_data_do_not_have_are_refused_beside_some_that_they_have(built, folders, layout):
     data = built if layout == "built" else folders / "alpha"
-    with pytest.raises(ValueError, match=r"no case in split 'train' for datasets=all and targets=\['left atrium'\]"):
-        build_samples(run_of(data=str(data), layout=layout, targets=["left atrium"]))
+    with pytest.raises(
+        ValueError, match=r"has no targets \['left atrium'\]; expected some of breast lesion, thyroid g"
+    ):
+        build_samples(run_of(data=str(data), layout=layout, targets=["breast lesion", "left atrium"]))
+    with pytest.raises(ValueError, match=r"has no datasets \['gamma'\]; expected some of alpha"):
+        build_samples(run_of(data=str(data), layout=layout, datasets=["alpha", "gamma"]))
+
+
+def test_a_split_without_a_case_is_refused(tmp_path):
+    write_folder(tmp_path / "own", count=3, seed=0, targets=("breast lesion",), size=(64, 64))
+    table = tmp_path / "own" / "cases.csv"
+    names = [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
+    table.write_text("name,target,split\n" + "".join(f"{name},breast lesion,train\n" for name in names))
+    with pytest.raises(ValueError, match="no case in split 'validation' for datasets=all and targets=all"):
+        build_samples(run_of(data=str(tmp_path / "own"), layout="folder"))
 
 
 # --- what learns -----------------------------------------------------------------------------------------------------

@@ -87,7 +87,10 @@ def write_start(folder: Path, fields: dict[str, Any], seed: int, pretrained: dic
         setattr(getattr(config, part) if part else config, last, value)
     torch.manual_seed(seed)
     model = CCSamModel(config)
-    model.load_state_dict(pretrained, strict=False)  # SAMUS's CNN has no place for a ResNet
+    left_behind = model.load_state_dict(pretrained, strict=False).unexpected_keys
+    strange = [name for name in left_behind if not name.startswith("cnn_branch.backbone.")]
+    if strange:  # SAMUS's CNN has no place for a ResNet; all else must find its own
+        raise ValueError(f"{len(strange)} pre-trained tensors have no place, for instance {strange[0]}")
     model.save_pretrained(folder)
     return str(folder)
 

@@ -34,6 +34,7 @@ ROWS_OF_SHARD = 2000
 ROWS_OF_GROUP = 100  # what a reader decodes at once
 FORMAT = 1  # of a row; another one makes an interrupted build start again
 ALL = "all"
+PLAN_FILE = "plan"  # what an interrupted build was to write
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def collect(sources: Sequence[Download], unpacked: Path | None = None) -> tuple[
     """
     cases, notes, source_of = [], [], {}
     for source in sources:
-        found, found_notes = list_cases(opened(source, unpacked), source.layout)
+        directory = opened(source, unpacked)
+        found, found_notes = list_cases(directory, source.layout)
         for dataset in {case.dataset for case in found}:
             if source_of.setdefault(dataset, source) != source:
                 raise ValueError(
@@ -84,7 +86,8 @@ def collect(sources: Sequence[Download], unpacked: Path | None = None) -> tuple[
                     "out, or give their folders different names"
                 )
         cases += found
-        notes += [f"{source.layout}: {note}" for note in found_notes]
+        # Notes are published with the data; where these lay on this machine is not.
+        notes += [f"{source.layout}: {note.replace(str(directory), source.path.name)}" for note in found_notes]
     return cases, notes
 
 
@@ -120,8 +123,9 @@ def build(
 
     Raises:
         FileExistsError: the output has content.
-        FileNotFoundError, ValueError: a source cannot be read, no split names an image, or a case cannot be used: all
-            cases are checked before the first is written. What is complete stays in `.<output>.partial`.
+        FileNotFoundError, ValueError: a source cannot be read, no split names an image, or a case cannot be used: the
+            headers of all are checked before the first is written, and damage behind a header stops the build there.
+            What is complete stays in `.<output>.partial`.
     """
     output = Path(output).resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -145,7 +149,7 @@ def build(
 
     record = {
         "format": FORMAT,
-        "sources": [str(source) for source in sources],
+        "sources": [f"{source.layout}={source.path.name}" for source in sources],
         "counts": counts_of(cases),
         "notes": notes,
         "versions": {name: version(name) for name in ("ccsam-hf", "datasets", "pillow")},
@@ -162,10 +166,10 @@ def build(
     (partial / "README.md").write_text(card, encoding="utf-8")
     (partial / BUILD_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(partial / "sources", ignore_errors=True)
-    (partial / "plan").unlink()
     if output.exists():
         output.rmdir()
     os.replace(partial, output)
+    (output / PLAN_FILE).unlink()
     return record
 
 
@@ -245,7 +249,8 @@ def identity(path: Path) -> list:
 
 def start_or_resume(partial: Path, plan: str) -> None:
     """Keep finished shards of the same plan, remove those of another one and whatever was half written."""
-    path = partial / "plan"
+    (partial / BUILD_FILE).unlink(missing_ok=True)  # of a build that was stopped between it and the renaming
+    path = partial / PLAN_FILE
     if not path.exists() or path.read_text() != plan:
         shutil.rmtree(partial / "data", ignore_errors=True)
         path.write_text(plan)

@@ -3,6 +3,7 @@
 A case holds where its pixels lie and reads them anew at every access; listing a data set opens no pixel data.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -184,7 +185,7 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_EXTENSIONS)
 
 
-def check_pairs(folder: Path, image_names, mask_names, mask_pattern: str) -> None:
+def check_pairs(folder: Path, image_names: Iterable[str], mask_names: Iterable[str], mask_pattern: str) -> None:
     """Raise ValueError unless there is an image, and every image has a mask and every mask an image.
 
     Args:

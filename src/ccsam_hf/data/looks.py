@@ -61,7 +61,7 @@ def look_at(cases: Sequence[Case], label_values: set[int]) -> Look:
     try:
         image, colored = read_image(first)
     except UNREADABLE as error:
-        look.report("unreadable image", "error", str(error), remove=True)
+        look.report("unreadable image", "error", told(error, first.image_source.paths), remove=True)
     else:
         look.size, look.fingerprint = image.shape, fingerprint(image)
     files: dict[Path, Image.Image] = {}
@@ -70,7 +70,7 @@ def look_at(cases: Sequence[Case], label_values: set[int]) -> Look:
         try:
             mask = read_mask(case, files)
         except UNREADABLE as error:
-            look.report("unreadable mask", "error", str(error), remove=True)
+            look.report("unreadable mask", "error", told(error, case.mask_source.paths), remove=True)
             continue
         if image is not None and mask.shape != image.shape:
             detail = f"the mask of {case.target!r} has size {mask.shape}, the image {image.shape} (height, width)"
@@ -86,6 +86,14 @@ def look_at(cases: Sequence[Case], label_values: set[int]) -> Look:
     if image is not None:
         check_marks(look, stroke_pixels(image) | colored, objects)
     return look
+
+
+def told(error: Exception, paths: Sequence[Path]) -> str:
+    """What an error says, files by their name alone: reports and split lists are passed on."""
+    text = str(error)
+    for path in paths:
+        text = text.replace(str(path), path.name)
+    return text
 
 
 def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -46,7 +46,6 @@ def push_built(
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
     """
     counts = check_complete(Path(directory))["counts"]
-    files_of(directory)
     warning = None if licences_checked else redistribution_warning(counts)
     if warning and not private:
         raise PermissionError(f"{warning} Push to a private repository, or say that you checked the licences")

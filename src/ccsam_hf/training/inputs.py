@@ -103,7 +103,7 @@ def build_samples(run: RunConfig) -> tuple[SampleMaker, SampleMaker]:
             SimulatedSamples(count, 0, weights, prompts, augmentation, run.seed),
             SimulatedSamples(run.eval_cases or 120, VALIDATION_SEEDS, weights, FIXED_PROMPTS),
         )
-    training, validation = (select(run, split) for split in ("train", "validation"))
+    training, validation = select(run)
     if run.eval_cases and run.eval_cases < len(validation):
         chosen = sorted(np.random.default_rng(run.seed).permutation(len(validation))[: run.eval_cases].tolist())
         validation = validation.select(chosen) if hasattr(validation, "select") else [validation[i] for i in chosen]
@@ -113,29 +113,31 @@ def build_samples(run: RunConfig) -> tuple[SampleMaker, SampleMaker]:
     )
 
 
-def select(run: RunConfig, split: str) -> Any:
-    """The cases or rows of a split that the run asks for."""
+def select(run: RunConfig) -> tuple[Any, Any]:
+    """The cases or rows that the run asks for, of the training and of the validation split."""
     if run.layout == "built":
-        rows = load_built(run.data, split=split)
-        keep = [
-            i
-            for i, (dataset, target) in enumerate(zip(rows["dataset"], rows["target"], strict=True))
-            if is_wanted(run, dataset, target)
-        ]
-        selected = rows.select(keep)
+        parts = [load_built(run.data, split=split) for split in ("train", "validation")]
+        labels = [list(zip(part["dataset"], part["target"], strict=True)) for part in parts]
     else:
         cases = read_cases(run.data, run.layout)
-        selected = [
-            case
-            for case in divide(cases, run.seed).apply(cases)
-            if case.split == split and is_wanted(run, case.dataset, case.target)
-        ]
-    if len(selected) == 0:
-        raise ValueError(
-            f"{run.data} has no case in split {split!r} for datasets={run.datasets or 'all'} and "
-            f"targets={run.targets or 'all'}; choose others, or split the data another way"
-        )
-    return selected
+        cases = divide(cases, run.seed).apply(cases)
+        parts = [[case for case in cases if case.split == split] for split in ("train", "validation")]
+        labels = [[(case.dataset, case.target) for case in part] for part in parts]
+    there = [{label[i] for label in labels[0] + labels[1]} for i in (0, 1)]
+    for kind, wanted, present in zip(("datasets", "targets"), (run.datasets, run.targets), there, strict=True):
+        unknown = sorted(set(wanted) - present)
+        if unknown:
+            raise ValueError(f"{run.data} has no {kind} {unknown}; expected some of {', '.join(sorted(present))}")
+    selected = []
+    for split, part, own_labels in zip(("train", "validation"), parts, labels, strict=True):
+        keep = [i for i, label in enumerate(own_labels) if is_wanted(run, *label)]
+        if not keep:
+            raise ValueError(
+                f"{run.data} has no case in split {split!r} for datasets={run.datasets or 'all'} and "
+                f"targets={run.targets or 'all'}; choose others, or split the data another way"
+            )
+        selected.append(part.select(keep) if run.layout == "built" else [part[i] for i in keep])
+    return tuple(selected)
 
 
 def is_wanted(run: RunConfig, dataset: str, target: str) -> bool:
