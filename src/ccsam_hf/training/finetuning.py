@@ -1,7 +1,7 @@
 """A folder and a checkpoint -> a fine-tuned checkpoint with what it gained on held-out images (`finetune`).
 
-Fifty images are enough to gain something and far from enough to train everything: how much learns, how fast and how
-long follows from the number of training images, `settings_for`.
+Fifty images are far from enough to train everything: how much learns, how fast and how long follows from the number of
+training images, `settings_for`. These settings are chosen by judgement and not swept yet.
 """
 
 import json
