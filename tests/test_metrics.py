@@ -1,10 +1,27 @@
-"""Dice, IoU and Hausdorff distances against hand-counted pixels and brute force."""
+"""The scores of masks against hand-counted pixels, brute force and the libraries that others score with."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import cdist, directed_hausdorff
 
-from ccsam_hf.metrics import dice, hausdorff, hausdorff_of_rows, hausdorff_samus, iou, largest_distance
+from ccsam_hf.metrics import (
+    PERCENT,
+    SCORES,
+    all_scores,
+    assd,
+    boundary_iou,
+    dice,
+    hausdorff,
+    hausdorff_of_rows,
+    hausdorff_samus,
+    hd95,
+    iou,
+    largest_distance,
+    miss_scores,
+    sensitivity,
+    specificity,
+)
 
 
 def brute_force_hausdorff(pred: np.ndarray, truth: np.ndarray, metric: str) -> float:
@@ -28,7 +45,59 @@ def mask_pairs() -> list[tuple[np.ndarray, np.ndarray]]:
     inside = np.zeros((23, 31), dtype=bool)
     inside[8:12, 20:25] = True
     full = np.ones((23, 31), dtype=bool)
-    return [*pairs, (corner, opposite), (corner, corner), (border, inside), (inside, full), (corner, border)]
+    row, column = np.zeros((23, 31), dtype=bool), np.zeros((23, 31), dtype=bool)
+    row[9, 3:28] = column[2:22, 30] = True
+    holed = full.copy()
+    holed[5:18, 6:20] = False
+    pairs += [(corner, opposite), (corner, corner), (border, inside), (inside, full), (corner, border)]
+    return [*pairs, (full, full), (row, column), (row, row), (inside, row), (holed, full), (holed, inside)]
+
+
+def pairs_with_an_empty_mask() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    empty, full = np.zeros((23, 31), dtype=bool), np.ones((23, 31), dtype=bool)
+    lesion = mask_of((23, 31), (4, 4), (4, 5), (5, 4))
+    return {
+        "both": (empty, empty),
+        "pred": (empty, lesion),
+        "truth": (lesion, empty),
+        "pred, truth full": (empty, full),
+        "truth, pred full": (full, empty),
+    }
+
+
+def surface_of(mask: np.ndarray) -> np.ndarray:
+    """Pixels with background above, below, left or right of them, where all outside the frame is background."""
+    padded = np.pad(mask, 1)
+    return mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+
+
+def slow_boundary_iou(pred: np.ndarray, truth: np.ndarray, steps: int) -> float:
+    """From the definition, pixel by pixel: the region is where the square around a pixel leaves the mask."""
+    regions = []
+    for mask in (pred, truth):
+        squares = np.pad(mask, steps)
+        side = 2 * steps + 1
+        region = [(y, x) for y, x in np.argwhere(mask) if not squares[y : y + side, x : x + side].all()]
+        regions.append(set(map(tuple, region)))
+    union = regions[0] | regions[1]
+    return len(regions[0] & regions[1]) / len(union) if union else 1.0
+
+
+def monai_scores(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """What MONAI says of a pair, with its own treatment of empty masks."""
+    metrics = pytest.importorskip("monai.metrics", reason="the scores of MONAI need the extra `dev`")
+    pair = {"y_pred": torch.tensor(pred)[None, None].float(), "y": torch.tensor(truth)[None, None].float()}
+    counts = metrics.get_confusion_matrix(**pair)
+    scores = {
+        "dice": metrics.compute_dice(**pair, ignore_empty=False),
+        "iou": metrics.compute_iou(**pair, ignore_empty=False),
+        "sensitivity": metrics.compute_confusion_matrix_metric("sensitivity", counts),
+        "specificity": metrics.compute_confusion_matrix_metric("specificity", counts),
+        "surface_hausdorff": metrics.compute_hausdorff_distance(**pair, include_background=True),
+        "hd95": metrics.compute_hausdorff_distance(**pair, include_background=True, percentile=95),
+        "assd": metrics.compute_average_surface_distance(**pair, include_background=True, symmetric=True),
+    }
+    return {name: score.item() for name, score in scores.items()}
 
 
 @pytest.mark.parametrize("metric", ["manhattan", "euclidean"])
@@ -43,6 +112,108 @@ def test_euclidean_hausdorff_equals_scipy(pred, truth):
     points = np.argwhere(pred), np.argwhere(truth)
     expected = max(directed_hausdorff(*points)[0], directed_hausdorff(*points[::-1])[0])
     assert hausdorff(pred, truth, "euclidean") == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("pred, truth", mask_pairs())
+def test_scores_equal_those_of_monai(pred, truth):
+    expected = monai_scores(pred, truth)
+    undefined = {"specificity"} if truth.all() else set()
+    assert {name for name, score in expected.items() if np.isnan(score)} == undefined
+    found = {
+        "dice": dice(pred, truth),
+        "iou": iou(pred, truth),
+        "sensitivity": sensitivity(pred, truth),
+        "specificity": specificity(pred, truth),
+        "surface_hausdorff": hausdorff(surface_of(pred), surface_of(truth), "euclidean"),
+        "hd95": hd95(pred, truth),
+        "assd": assd(pred, truth),
+    }
+    for name in found.keys() - undefined:
+        tolerance = 1e-5 if name == "hd95" else 1e-6  # MONAI computes in float32, its percentile too
+        assert found[name] == pytest.approx(expected[name], rel=tolerance, abs=1e-6), name
+
+
+@pytest.mark.parametrize("pred, truth", mask_pairs())
+def test_surface_distances_equal_brute_force(pred, truth):
+    distances = cdist(np.argwhere(surface_of(pred)), np.argwhere(surface_of(truth)))
+    from_pred, from_truth = distances.min(axis=1), distances.min(axis=0)
+    percentiles = np.percentile(from_pred, 95), np.percentile(from_truth, 95)
+    assert hd95(pred, truth) == pytest.approx(max(percentiles), abs=1e-9)
+    assert assd(pred, truth) == pytest.approx(np.mean([*from_pred, *from_truth]), abs=1e-9)
+    assert (hd95(pred, truth), assd(pred, truth)) == (hd95(truth, pred), pytest.approx(assd(truth, pred)))
+
+
+@pytest.mark.filterwarnings("ignore:the (ground truth|prediction) of class:UserWarning")
+@pytest.mark.parametrize(
+    "empty, undefined, infinite",
+    [
+        ("both", {"sensitivity", "surface_hausdorff", "hd95", "assd"}, set()),
+        ("pred", {"hd95"}, {"surface_hausdorff", "assd"}),
+        ("truth", {"sensitivity", "hd95"}, {"surface_hausdorff", "assd"}),
+        ("pred, truth full", {"specificity", "hd95"}, {"surface_hausdorff", "assd"}),
+        ("truth, pred full", {"sensitivity", "hd95"}, {"surface_hausdorff", "assd"}),
+    ],
+)
+def test_where_monai_has_no_number_for_an_empty_mask_the_stated_rule_has(empty, undefined, infinite):
+    pred, truth = pairs_with_an_empty_mask()[empty]
+    theirs, ours = monai_scores(pred, truth), all_scores(pred, truth)
+    assert {name for name, score in theirs.items() if np.isnan(score)} == undefined
+    assert {name for name, score in theirs.items() if np.isinf(score)} == infinite
+    for name in {"dice", "iou", "sensitivity", "specificity"} - undefined:
+        assert ours[name] == pytest.approx(100 * theirs[name], rel=1e-6)
+    for name in {"sensitivity", "specificity"} & undefined:
+        assert ours[name] == 100
+    distance = 0 if empty == "both" else pytest.approx(np.hypot(22, 30))
+    assert (ours["hd_euclidean"], ours["hd95"], ours["assd"]) == (distance, distance, distance)
+
+
+def test_hausdorff_equals_the_package_that_samus_uses():
+    package = pytest.importorskip("hausdorff", reason="the distances of SAMUS need the extra `dev`")
+    for pred, truth in mask_pairs():
+        points = np.argwhere(pred).astype(float), np.argwhere(truth).astype(float)
+        assert hausdorff_samus(pred, truth) == package.hausdorff_distance(*points, distance="manhattan")
+    for pred, truth in [*mask_pairs(), *pairs_with_an_empty_mask().values()]:
+        rows = pred.astype(float), truth.astype(float)
+        assert hausdorff_of_rows(pred, truth) == package.hausdorff_distance(*rows, distance="manhattan")
+
+
+@pytest.mark.parametrize("dilation_ratio, steps", [(0.001, 1), (0.02, 1), (0.06, 2), (0.1, 4), (1, 39)])
+def test_boundary_iou_equals_its_definition(dilation_ratio, steps):
+    for pred, truth in [*mask_pairs(), *pairs_with_an_empty_mask().values()]:  # the diagonal is 38.6 pixels
+        expected = slow_boundary_iou(pred, truth, steps)
+        assert boundary_iou(pred, truth, dilation_ratio) == pytest.approx(expected, abs=1e-12)
+
+
+def test_boundary_region_is_7_pixels_wide_at_256_and_follows_the_frame():
+    full, half = np.ones((256, 256), dtype=bool), np.ones((256, 256), dtype=bool)
+    half[:, 128:] = False
+    ring, half_ring = 256**2 - 242**2, 256 * 128 - 242 * 114
+    shared = half_ring - 242 * 7  # the region along the cut is not in the ring of the full mask
+    assert boundary_iou(half, full) == pytest.approx(shared / (ring + half_ring - shared))
+
+
+def test_wide_boundary_region_is_the_mask_itself():
+    for pred, truth in mask_pairs():
+        assert boundary_iou(pred, truth, dilation_ratio=1) == iou(pred, truth)
+
+
+@pytest.mark.parametrize("dilation_ratio", [0, -0.02, 2, float("nan")])
+def test_dilation_ratio_outside_its_range_is_refused(dilation_ratio):
+    mask = np.ones((4, 5), dtype=bool)
+    with pytest.raises(ValueError, match=r"dilation_ratio is .*; expected a fraction of the diagonal in \(0, 1\]"):
+        boundary_iou(mask, mask, dilation_ratio)
+
+
+def test_surface_distances_of_two_squares_counted_by_hand():
+    pred, truth = np.zeros((9, 12), dtype=bool), np.zeros((9, 12), dtype=bool)
+    pred[2:5, 1:4] = truth[2:5, 4:7] = True  # 8 surface pixels each, 3 columns apart
+    # The columns of pred hold 3, 2 and 3 surface pixels, 3, 2 and 1 away from truth; the other way round the same.
+    assert assd(pred, truth) == pytest.approx((3 * 3 + 2 * 2 + 3 * 1) / 8)
+    assert hd95(pred, truth) == 3
+    longer = pred.copy()
+    longer[3, 4:11] = True  # 7 more surface pixels, 1 to 7 columns from pred; its (3, 3) is now inside, 1 away
+    assert assd(longer, pred) == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7 + 1) / (14 + 8))
+    assert hd95(longer, pred) == pytest.approx(np.percentile([0] * 7 + [1, 2, 3, 4, 5, 6, 7], 95))
 
 
 def test_all_pixels_count_and_not_only_the_boundary():
@@ -64,6 +235,13 @@ def test_dice_and_iou_count_pixels():
     assert iou(pred, truth) == pytest.approx(2 / 5)
 
 
+def test_sensitivity_and_specificity_count_pixels():
+    pred = mask_of((4, 4), (0, 0), (0, 1), (0, 2))
+    truth = mask_of((4, 4), (0, 1), (0, 2), (1, 1), (1, 2))
+    assert sensitivity(pred, truth) == pytest.approx(2 / 4)
+    assert specificity(pred, truth) == pytest.approx(11 / 12)
+
+
 def test_empty_masks_follow_the_stated_rule_and_stay_finite():
     empty, lesion = np.zeros((256, 256), dtype=bool), mask_of((256, 256), (10, 10), (10, 11), (11, 10))
     assert (dice(empty, empty), iou(empty, empty)) == (1, 1)
@@ -73,6 +251,56 @@ def test_empty_masks_follow_the_stated_rule_and_stay_finite():
         assert hausdorff_samus(*pair) == 510
         assert hausdorff(*pair, "euclidean") == pytest.approx(255 * 2**0.5)
         assert hausdorff_of_rows(*pair) == 2
+
+
+def test_sensitivity_and_specificity_of_empty_and_full_masks():
+    empty, full = np.zeros((4, 5), dtype=bool), np.ones((4, 5), dtype=bool)
+    lesion = mask_of((4, 5), (1, 1), (1, 2))
+    assert [sensitivity(pred, empty) for pred in (empty, lesion, full)] == [1, 1, 1]
+    assert [specificity(pred, full) for pred in (empty, lesion, full)] == [1, 1, 1]
+    assert (sensitivity(empty, lesion), specificity(empty, lesion)) == (0, 1)
+    assert (sensitivity(full, lesion), specificity(full, lesion)) == (1, 0)
+    assert specificity(lesion, empty) == pytest.approx(18 / 20)
+
+
+def test_boundary_iou_and_surface_distances_of_empty_masks():
+    empty, lesion = np.zeros((256, 256), dtype=bool), mask_of((256, 256), (10, 10), (10, 11), (11, 10))
+    assert (boundary_iou(empty, empty), hd95(empty, empty), assd(empty, empty)) == (1, 0, 0)
+    for pair in ((empty, lesion), (lesion, empty)):
+        assert boundary_iou(*pair) == 0
+        assert (hd95(*pair), assd(*pair)) == (largest_distance((256, 256), "euclidean"),) * 2
+
+
+@pytest.mark.parametrize("pred, truth", [*mask_pairs(), *pairs_with_an_empty_mask().values()])
+def test_all_scores_are_the_ten_functions_in_order(pred, truth):
+    scores = all_scores(pred, truth)
+    fractions = [dice(pred, truth), iou(pred, truth), sensitivity(pred, truth), specificity(pred, truth)]
+    distances = [hausdorff_samus(pred, truth), hausdorff_of_rows(pred, truth), hausdorff(pred, truth, "euclidean")]
+    assert tuple(scores) == SCORES and tuple(scores)[:5] == PERCENT
+    assert list(scores.values()) == [
+        *[100 * fraction for fraction in (*fractions, boundary_iou(pred, truth))],
+        *distances,
+        hd95(pred, truth),
+        assd(pred, truth),
+    ]
+    assert all(type(score) is float and np.isfinite(score) for score in scores.values())
+
+
+def test_a_miss_scores_as_an_empty_mask_but_for_the_rows():
+    empty, full = np.zeros((23, 31), dtype=bool), np.ones((23, 31), dtype=bool)
+    miss = miss_scores((23, 31))
+    assert tuple(miss) == SCORES and all(type(score) is float for score in miss.values())
+    assert miss == all_scores(empty, full)
+    truth = mask_of((23, 31), (4, 4), (4, 5), (5, 4))
+    assert all_scores(empty, truth) == miss | {"hd_rows": 2}
+
+
+def test_no_mask_scores_worse_than_a_miss_but_in_specificity():
+    miss = miss_scores((23, 31))
+    for pred, truth in mask_pairs():
+        scores = all_scores(pred, truth)
+        assert all(scores[name] >= miss[name] for name in set(PERCENT) - {"specificity"})
+        assert all(scores[name] <= miss[name] for name in set(SCORES) - set(PERCENT))
 
 
 def test_a_missing_mask_is_never_better_than_the_worst_mask():
@@ -95,7 +323,10 @@ def test_hausdorff_of_rows_does_not_see_a_vertical_move():
     assert hausdorff_samus(pred, moved) == 12
 
 
-@pytest.mark.parametrize("function", [dice, iou, hausdorff, hausdorff_samus, hausdorff_of_rows])
+EVERY_FUNCTION = [dice, iou, sensitivity, specificity, boundary_iou, hausdorff, hausdorff_samus, hausdorff_of_rows]
+
+
+@pytest.mark.parametrize("function", [*EVERY_FUNCTION, hd95, assd, all_scores])
 def test_wrong_masks_are_refused(function):
     mask = np.ones((4, 5), dtype=bool)
     with pytest.raises(TypeError, match="pred is an array of uint8; expected a numpy bool array"):
