@@ -13,7 +13,9 @@ from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import TARGETS, simulate, write_folder
 from ccsam_hf.evaluation.grounding import Scene, evaluate_grounder
-from ccsam_hf.evaluation.harness import evaluate_cases, summarize
+from ccsam_hf.evaluation.harness import evaluate_cases
+from ccsam_hf.evaluation.segmenters import CCSamSegmenter
+from ccsam_hf.evaluation.statistics import summarize
 from ccsam_hf.metrics import dice
 from ccsam_hf.quickstart import main as quickstart
 
@@ -45,8 +47,7 @@ def held_out(tmp_path_factory):
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
 def test_it_beats_the_blind_baseline_on_cases_it_has_not_seen(held_out, prompt):
-    model, processor = CCSamModel.from_pretrained(ccsam_hf.TINY).eval(), CCSamProcessor.from_pretrained(ccsam_hf.TINY)
-    summary = summarize(evaluate_cases(model, processor, held_out, prompt))
+    summary = summarize(evaluate_cases(CCSamSegmenter.load(ccsam_hf.TINY), held_out, [prompt]))
     (baseline,) = summary["baseline"].values()
     assert summary["all"]["dice"]["mean"] > baseline["dice"]["mean"]
     assert summary["all"]["hd_samus"]["mean"] < baseline["hd_samus"]["mean"]

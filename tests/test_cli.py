@@ -191,9 +191,9 @@ def test_evaluate_hands_its_options_to_the_harness(monkeypatch, capsys, tmp_path
     out = tmp_path / "out"
     options = ["--model", "m", "--data", "d", "--layout", "busi", "--prompt", "box", "--output", str(out)]
     assert main(["evaluate", *options, "--split", "test"]) == 0
-    ((model, data, layout, prompt, protocol, output, grounder, split),) = calls
+    ((model, data, layout, prompt, protocol, output, grounder, split, draws, num_samples),) = calls
     assert (model, str(data), layout, prompt, protocol, output) == ("m", "d", "busi", "box", "samus", out)
-    assert grounder is None and split == "test"
+    assert (grounder, split, draws, num_samples) == (None, "test", 1, None)
     assert "nodule: Dice 88.12, 7 objects" in capsys.readouterr().out
 
 

@@ -2,46 +2,64 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import version
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
-import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from ccsam_hf.data.cases import Case
+from ccsam_hf.data.prompts import Prompt
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.evaluation import harness
 from ccsam_hf.evaluation.baselines import filled_box, inscribed_ellipse, median_disc, median_disc_radius
-from ccsam_hf.evaluation.harness import bootstrap_ci95, evaluate_cases, evaluate_directory, summarize
+from ccsam_hf.evaluation.harness import DataSet, evaluate_cases, evaluate_directory, evaluate_study
+from ccsam_hf.evaluation.protocol import PROMPTS, mask_of
+from ccsam_hf.evaluation.segmenters import LOADERS, CCSamSegmenter, Prediction, box_itself
+from ccsam_hf.evaluation.statistics import summarize
 from ccsam_hf.image_processing_ccsam import CCSamImageProcessor
-from ccsam_hf.metrics import dice, hausdorff_samus
+from ccsam_hf.metrics import SCORES, dice, hausdorff_samus
 from ccsam_hf.processing_ccsam import CCSamProcessor
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 
-class ModelThatSeesBrightness:
-    """Answers with the bright part of the image, moved right by some pixels of 256x256, and keeps its prompts."""
 
-    device = torch.device("cpu")
-    training = False
+class SegmenterThatSeesBrightness:
+    """Answers with the bright part of the image, moved right by some pixels of 256x256; keeps what it was asked."""
+
+    reads = ("box", "point", "none")
+    about = {"checkpoint": "nowhere", "sha256": "0" * 64, "parameters": 0}
 
     def __init__(self, moved_right: int = 0):
         self.moved_right = moved_right
-        self.prompts = []
+        self.images, self.asked = [], []
 
-    def __call__(self, pixel_values, **prompts):
-        self.prompts.append(prompts)
-        mask_logits = F.avg_pool2d(pixel_values[:, :1], 2) - 0.5
-        mask_logits = mask_logits.roll(self.moved_right // 2, dims=-1)
-        return SimpleNamespace(pred_masks=mask_logits[:, None], iou_scores=torch.full((len(pixel_values), 1, 1), 0.75))
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        self.images.append(image)
+        return np.asarray(Image.fromarray(image).resize((256, 256), Image.Resampling.NEAREST)) / np.float32(255)
+
+    def segment(self, encoded: np.ndarray, prompt: Prompt, target: str) -> Prediction:
+        self.asked.append((prompt, target))
+        probability = np.roll(encoded, self.moved_right, axis=1)
+        return Prediction(probability > 0.5, probability, score=0.75)
 
 
-def processor(images, return_tensors):
-    assert return_tensors == "pt"
-    resized = [np.array(Image.fromarray(image).resize((256, 256), Image.Resampling.BILINEAR)) for image in images]
-    return {"pixel_values": torch.from_numpy(np.stack(resized))[:, None].expand(-1, 3, -1, -1) / 255}
+class SegmenterThatFails(SegmenterThatSeesBrightness):
+    """Raises for images of a brightness sum; the others it segments."""
+
+    def __init__(self, fails_on: set[int], error: type[BaseException] = ZeroDivisionError):
+        super().__init__()
+        self.fails_on, self.error = fails_on, error
+
+    def encode(self, image: np.ndarray) -> np.ndarray:
+        if np.count_nonzero(image) in self.fails_on:
+            raise self.error("something broke")
+        return super().encode(image)
 
 
 def block(top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -99,11 +117,11 @@ def test_median_disc_has_the_median_area_and_is_cut_at_the_frame():
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
 def test_a_perfect_model_scores_100_and_the_baseline_its_own(tiny_blocks, prompt):
-    rows = evaluate_cases(ModelThatSeesBrightness(), processor, tiny_blocks, prompt, batch_size=1)
+    rows = evaluate_cases(SegmenterThatSeesBrightness(), tiny_blocks, [prompt])
     assert [row["name"] for row in rows] == ["a", "b"]
     for row, case in zip(rows, tiny_blocks, strict=True):
         assert (row["dice"], row["iou"], row["hd_samus"], row["iou_score"]) == (100, 100, 0, 0.75)
-        assert (row["target"], row["prompt"]) == ("object", prompt)
+        assert (row["target"], row["prompt"], row["status"], row["draw"]) == ("object", prompt, "ok", 0)
         if prompt == "box":
             top, left = np.argwhere(case.mask).min(axis=0)
             bottom, right = np.argwhere(case.mask).max(axis=0)
@@ -116,75 +134,94 @@ def test_a_perfect_model_scores_100_and_the_baseline_its_own(tiny_blocks, prompt
 
 
 def test_a_mask_moved_by_ten_pixels_scores_what_counting_gives(tiny_blocks):
-    first, second = evaluate_cases(ModelThatSeesBrightness(moved_right=10), processor, tiny_blocks, "box")
+    first, second = evaluate_cases(SegmenterThatSeesBrightness(moved_right=10), tiny_blocks, ["box"])
     assert (first["dice"], second["dice"]) == pytest.approx((75.0, 100 * 20 / 30))
     assert (first["iou"], second["iou"]) == pytest.approx((60.0, 50.0))
     assert (first["hd_samus"], second["hd_samus"]) == (10, 10)
+    assert first["sensitivity"] == 75 and first["specificity"] == pytest.approx(100 * (1 - 200 / (65536 - 800)))
+
+
+def test_a_row_keeps_the_mask_the_prompt_and_the_counts_of_calibration(tiny_blocks):
+    row, _ = evaluate_cases(SegmenterThatSeesBrightness(moved_right=10), tiny_blocks, ["box"])
+    assert np.array_equal(mask_of(row["mask"]), np.roll(tiny_blocks[0].mask, 10, axis=1))
+    assert row["coordinates"] == [60, 40, 99, 59]
+    assert row["calibration_count"] == [65536 - 800, *[0] * 13, 800]
+    assert row["calibration_positive"] == [200, *[0] * 13, 600]
+    assert row["uncertainty"] is None and row["uncertainty_count"] is None
 
 
 def test_prompts_reach_the_model_in_pixels_of_the_resized_mask(write_cases):
     large = np.zeros((512, 1024), dtype=bool)  # 2x and 4x the protocol's size
     large[80:120, 240:400] = True
     cases = read_cases(write_cases({"a": large}), "folder")
-    model = ModelThatSeesBrightness()
-    evaluate_cases(model, processor, cases, "box")
-    evaluate_cases(model, processor, cases, "point")
-    box, point = model.prompts
-    assert box["input_boxes"].tolist() == [[[60, 40, 99, 59]]]
-    assert point["input_points"].tolist() == [[[[60, 50]]]]  # pixel 400 of 800, 40 in a row
-    assert point["input_labels"].tolist() == [[[1]]]
+    model = SegmenterThatSeesBrightness()
+    evaluate_cases(model, cases, ["box", "point", "none"])
+    (box, target), (point, _), (nothing, _) = model.asked
+    assert box.box.tolist() == [60, 40, 99, 59] and box.points is None and target == "object"
+    assert point.points.tolist() == [[60, 50]] and point.labels.tolist() == [1]  # pixel 400 of 800, 40 in a row
+    assert nothing == Prompt()
+    assert len(model.images) == 1  # encoded once for all prompts
+    assert np.array_equal(model.images[0], cases[0].image)
 
 
-def test_the_batch_size_does_not_change_the_rows(tiny_blocks):
-    model = ModelThatSeesBrightness(moved_right=6)
-    rows = [evaluate_cases(model, processor, tiny_blocks * 3, "point", batch_size=size) for size in (1, 4, 8)]
-    assert rows[0] == rows[1] == rows[2]
+def test_draws_depend_on_case_and_number_alone(tiny_blocks):
+    def coordinates(cases):
+        rows = evaluate_cases(SegmenterThatSeesBrightness(), cases, ["random-point", "jittered-box"], draws=3)
+        return {(row["name"], row["prompt"], row["draw"]): tuple(row["coordinates"]) for row in rows}
+
+    found = coordinates(tiny_blocks)
+    assert found == coordinates(tiny_blocks[::-1]) == coordinates(tiny_blocks[1:]) | found
+    assert len(found) == 12 and len(set(found.values())) == 12  # three different draws of each kind and case
+    for (name, prompt, _), values in found.items():
+        top, left, height, width = (40, 60, 20, 40) if name == "a" else (100, 20, 60, 30)
+        if prompt == "random-point":
+            assert left <= values[0] < left + width and top <= values[1] < top + height
+        else:
+            tight = np.array([left, top, left + width - 1, top + height - 1])
+            assert (np.abs(np.array(values) - tight) <= 0.05 * np.array([width, height] * 2) + 1e-4).all()
 
 
-def test_an_object_lost_by_the_resize_is_a_missed_row(write_cases, caplog):
+def test_the_baseline_without_a_prompt_is_the_mean_mask_of_the_target(write_cases):
+    masks = {"a": block(40, 60, 20, 40), "b": block(40, 80, 20, 40), "c": block(40, 60, 20, 60)}
+    cases = read_cases(write_cases(masks), "folder")
+    rows = evaluate_cases(SegmenterThatSeesBrightness(), cases, ["none"])
+    at_least_half = block(40, 60, 20, 60)  # columns 60 to 79 are in a and c, 80 to 99 in all, 100 to 119 in b and c
+    assert [row["baseline_dice"] for row in rows] == [100 * dice(at_least_half, case.mask) for case in cases]
+
+
+def test_an_object_lost_by_the_resize_is_a_missed_row(write_cases):
     lost = np.zeros((1024, 1024), dtype=bool)
     lost[512, 512] = True  # nearest neighbor takes every fourth pixel, and not this one
     cases = read_cases(write_cases({"a": block(40, 60, 20, 40), "lost": lost}), "folder")
-    first, second = evaluate_cases(ModelThatSeesBrightness(), processor, cases, "box")
-    assert first["dice"] == 100
+    first, second = evaluate_cases(SegmenterThatSeesBrightness(), cases, ["box"])
+    assert first["dice"] == 100 and list(first) == list(second)  # one table
     assert (second["dice"], second["iou"], second["hd_samus"], second["iou_score"]) == (0, 0, 510, None)
     assert (second["baseline_dice"], second["baseline_iou"], second["baseline_hd_samus"]) == (0, 0, 510)
-    assert "case lost: its object is lost at 256x256" in caplog.text
+    assert (second["status"], second["reason"]) == ("missed", "no pixel of the object is left at 256x256")
     assert summarize([first, second])["all"]["dice"]["mean"] == 50
 
 
-def test_summary_has_means_and_intervals_by_target_and_overall(write_cases):
-    masks = {name: block(40, 60, 20, width) for name, width in (("a", 40), ("b", 20), ("c", 80))}
-    cases = read_cases(write_cases(masks, {"a": "cyst", "b": "nodule", "c": "nodule"}), "folder")
-    summary = summarize(evaluate_cases(ModelThatSeesBrightness(moved_right=10), processor, cases, "box"))
-    assert set(summary) == {"cyst", "nodule", "all", "baseline"}
-    assert set(summary["baseline"]) == {"ellipse"}
-    assert [summary[name]["n"] for name in ("cyst", "nodule", "all")] == [1, 2, 3]
-    assert (summary["cyst"]["dice"]["mean"], summary["cyst"]["dice"]["ci95"]) == (75, [75, 75])
-    assert summary["nodule"]["dice"]["mean"] == pytest.approx((50 + 87.5) / 2)
-    assert summary["nodule"]["dice"]["ci95"] == pytest.approx([50, 87.5])
-    assert summary["all"]["hd_samus"] == {"mean": 10, "ci95": [10, 10]}
-    assert summary["baseline"]["ellipse"]["n"] == 3
-    assert summary["baseline"]["ellipse"]["dice"]["mean"] == pytest.approx(88, abs=2)  # 2 pi / (4 + pi) of a rectangle
-
-
-def test_bootstrap_interval_is_seeded_and_near_the_normal_one():
-    values = np.random.default_rng(1).normal(80, 10, size=400)
-    low, high = bootstrap_ci95(values)
-    assert (low, high) == bootstrap_ci95(values)
-    assert (low, high) != bootstrap_ci95(values, seed=1)
-    reach = 1.96 * values.std() / 20
-    assert (low, high) == pytest.approx((values.mean() - reach, values.mean() + reach), abs=0.2)
+def test_a_case_that_fails_is_a_row_with_the_reason_and_counts_as_a_miss(tiny_blocks, caplog):
+    rows = evaluate_cases(SegmenterThatFails({1800}), tiny_blocks, ["box", "point"])
+    assert [(row["name"], row["prompt"], row["status"], row["dice"]) for row in rows] == [
+        ("a", "box", "ok", 100),
+        ("a", "point", "ok", 100),
+        ("b", "box", "failed", 0),
+        ("b", "point", "failed", 0),
+    ]
+    assert rows[2]["reason"] == "ZeroDivisionError: something broke" and "case b, prompt box failed" in caplog.text
+    assert (rows[2]["hd_samus"], rows[2]["hd_rows"], rows[2]["mask"]) == (510, 256, None)
+    with pytest.raises(RuntimeError, match="all 4 rows failed; the first says ZeroDivisionError: something broke"):
+        evaluate_cases(SegmenterThatFails({800, 1800}), tiny_blocks, ["box", "point"])
 
 
 def test_evaluate_directory_writes_summary_and_table(write_cases, tmp_path, monkeypatch, caplog):
-    pipe = SimpleNamespace(model=ModelThatSeesBrightness(10), processor=processor)
-    monkeypatch.setattr(harness.CCSamPipeline, "from_pretrained", lambda folder, grounder, device_map: pipe)
+    monkeypatch.setitem(LOADERS, "bright", lambda checkpoint, num_samples: SegmenterThatSeesBrightness(10))
     data = write_cases({"a": block(40, 60, 20, 40), "b": block(100, 20, 60, 30), "none": block(0, 0, 0, 0)})
-    summary = evaluate_directory("some-model", data, "folder", "point", "samus", tmp_path / "new" / "out")
+    summary = evaluate_directory("bright:", data, "folder", "point", "samus", tmp_path / "new" / "out")
     assert json.loads((tmp_path / "new" / "out" / "summary.json").read_text()) == summary
     assert summary["n_without_object"] == 1 and "1 of 3 cases have no object" in caplog.text
-    assert (summary["prompt"], summary["protocol"], summary["model"]) == ("point", "samus", "some-model")
+    assert (summary["prompt"], summary["protocol"], summary["model"]) == ("point", "samus", "bright:")
     assert summary["versions"]["torch"] == version("torch")
     assert summary["object"]["n"] == 2 and set(summary["baseline"]) == {"disc"}
     with (tmp_path / "new" / "out" / "cases.csv").open(newline="") as file:
@@ -193,49 +230,144 @@ def test_evaluate_directory_writes_summary_and_table(write_cases, tmp_path, monk
         ("a", 75, 10),
         ("b", pytest.approx(200 / 3), 10),
     ]
+    assert set(SCORES) < set(rows[0]) and "mask" not in rows[0] and "calibration_count" not in rows[0]
     assert [path.name for path in sorted((tmp_path / "new" / "out").iterdir())] == ["cases.csv", "summary.json"]
 
 
-@pytest.mark.parametrize("prompt", ["box", "point"])
+@pytest.mark.parametrize("prompt", ["box", "point", "none"])
 def test_the_real_tiny_model_runs_from_files_to_files(prompt, tiny_model, write_cases, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
     CCSamProcessor(CCSamImageProcessor()).save_pretrained(tmp_path / "model")
     data = write_cases({"a": block(40, 60, 20, 40), "b": block(100, 20, 60, 30)})
     summary = evaluate_directory(tmp_path / "model", data, "folder", prompt, "samus", tmp_path / "out")
-    rows = evaluate_cases(tiny_model, CCSamProcessor(CCSamImageProcessor()), read_cases(data, "folder"), prompt)
+    segmenter = CCSamSegmenter(tiny_model, CCSamProcessor(CCSamImageProcessor()))
+    rows = evaluate_cases(segmenter, read_cases(data, "folder"), [prompt])
     assert summary["all"]["dice"]["mean"] == pytest.approx(np.mean([row["dice"] for row in rows]), abs=1e-6)
     assert all(0 <= row["dice"] <= 100 and np.isfinite(row["iou_score"]) for row in rows)
 
 
+# --- several models --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data_sets(tiny_blocks, tmp_path) -> list[DataSet]:
+    """Two data sets, of two cases and of one."""
+    for folder in ("images", "masks"):
+        (tmp_path / "more" / folder).mkdir(parents=True)
+        Image.fromarray(block(10, 10, 50, 50).astype(np.uint8) * 255).save(tmp_path / "more" / folder / "c.png")
+    return [DataSet("some", tiny_blocks, "folder", True), DataSet("more", read_cases(tmp_path / "more", "folder"))]
+
+
+def models() -> dict:
+    return {"bright": SegmenterThatSeesBrightness(10), "filled box": box_itself()}
+
+
+def test_a_study_has_a_row_of_each_model_data_case_and_prompt_that_the_model_reads(data_sets, tmp_path):
+    rows = evaluate_study(models(), data_sets, ["box", "point"], tmp_path / "out", command="evaluate this")
+    found = [(row["model"], row["data"], row["name"], row["prompt"]) for row in rows]
+    assert found == [
+        *[("bright", "some", name, prompt) for name in "ab" for prompt in ("box", "point")],
+        *[("bright", "more", "c", prompt) for prompt in ("box", "point")],
+        *[("filled box", data, name, "box") for data, name in (("some", "a"), ("some", "b"), ("more", "c"))],
+    ]
+    assert [row["dice"] for row in rows if row["model"] == "filled box"] == [100, 100, 100]
+    study = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert study["models"][0] == {"name": "bright", **SegmenterThatSeesBrightness.about}
+    assert [(each["name"], each["cases"], each["seen"]) for each in study["data"]] == [
+        ("some", 2, True),
+        ("more", 1, None),
+    ]
+    assert study["data"][0]["sha256"] != study["data"][1]["sha256"] and study["command"] == "evaluate this"
+    table = pandas.read_parquet(tmp_path / "out" / "cases.parquet")
+    assert table["dice"].tolist() == [row["dice"] for row in rows]
+    assert np.array_equal(mask_of(table["mask"][0]), mask_of(rows[0]["mask"]))
+    plain = pandas.read_csv(tmp_path / "out" / "cases.csv")
+    assert plain["dice"].tolist() == pytest.approx(table["dice"].tolist()) and "mask" not in plain
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    (entry,) = [each for each in summary if (each["model"], each["data"]) == ("filled box", "more")][:1]
+    assert (entry["prompt"], entry["n"], entry["dice"]["mean"]) == ("box", 1, 100)
+    compared = json.loads((tmp_path / "out" / "comparisons.json").read_text())
+    (pair,) = [
+        each
+        for each in compared
+        if (each["data"], each["prompt"], each["score"]) == ("some", "box", "dice")
+        and (each["model_a"], each["model_b"]) == ("bright", "filled box")
+    ]
+    assert pair["difference"] == pytest.approx((25 + 100 / 3) / 2) and pair["n"] == 2
+    assert not list((tmp_path / "out").glob("*unfinished*"))
+
+
+def test_a_stopped_study_goes_on_without_repeating_a_finished_case(data_sets, tmp_path):
+    whole = evaluate_study(models(), data_sets, ["box"], tmp_path / "whole")
+    stopped = {"bright": SegmenterThatFails({1800}, KeyboardInterrupt), "filled box": box_itself()}
+    stopped["bright"].moved_right = 10
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_study(stopped, data_sets, ["box"], tmp_path / "out")
+    unfinished = tmp_path / "out" / harness.UNFINISHED
+    assert len(unfinished.read_text().splitlines()) == 2  # what it is of, and the first case
+    with unfinished.open("a") as file:
+        file.write('{"task": 1, "ro')  # killed while writing
+    again = models()
+    assert evaluate_study(again, data_sets, ["box"], tmp_path / "out") == whole
+    assert [np.count_nonzero(image) for image in again["bright"].images] == [1800, 2500]  # not the first one again
+    for name in ("cases.csv", "cases.parquet", "summary.json", "comparisons.json", "study.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_stopped_study_of_something_else_is_refused(data_sets, tmp_path):
+    stopped = {"bright": SegmenterThatFails({1800}, KeyboardInterrupt)}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_study(stopped, data_sets, ["box"], tmp_path / "out")
+    with pytest.raises(ValueError, match="a stopped evaluation of other models, data, prompts or versions"):
+        evaluate_study(stopped, data_sets, ["point"], tmp_path / "out")
+    with pytest.raises(ValueError, match="expected different names"):
+        evaluate_study(stopped, [data_sets[0]] * 2, ["box"], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_rows_of_one_and_the_command_writes_the_report(tiny_model, write_cases, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    CCSamProcessor(CCSamImageProcessor()).save_pretrained(tmp_path / "model")
+    data = write_cases({name: block(40 + 5 * i, 60, 30, 40) for i, name in enumerate("abcde")})  # five, so one is odd
+    arguments = [f"--model=tiny=ccsam:{tmp_path / 'model'}", "--model=filled box=filled-box:"]
+    arguments += [f"--data=blocks=folder:{data}", "--prompt", "box", "random-point", "--draws", "2"]
+    arguments += ["--num-samples", "2"]
+    script = str(REPOSITORY / "training" / "evaluate.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for output, start in (("one", [sys.executable]), ("two", launch)):
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [*start, script, *arguments, f"--output={tmp_path / output}"]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, result.stderr[-3000:]
+    one, two = (pandas.read_parquet(tmp_path / output / "cases.parquet") for output in ("one", "two"))
+    pandas.testing.assert_frame_equal(one, two)
+    assert len(one) == 5 * (1 + 2) + 5 and one["uncertainty"].notna().sum() == 15
+    assert (tmp_path / "two" / "report.html").is_file()
+
+
+# --- wrong calls -----------------------------------------------------------------------------------------------------
+
+
 def test_wrong_calls_are_refused(tiny_blocks, write_cases, tmp_path):
-    model, out = ModelThatSeesBrightness(), tmp_path / "out"
+    model, out = SegmenterThatSeesBrightness(), tmp_path / "out"
     data = write_cases({"a": block(40, 60, 20, 40)})
-    with pytest.raises(ValueError, match="prompt is 'scribble'; accepted are box, point, text"):
+    with pytest.raises(ValueError, match=f"prompt is 'scribble'; accepted are {', '.join(PROMPTS)}"):
         evaluate_directory("model", data, "folder", "scribble", "samus", out)
-    with pytest.raises(ValueError, match="prompt='text' came without a grounder"):
-        evaluate_cases(model, processor, tiny_blocks, "text")
     with pytest.raises(ValueError, match="protocol is 'medsam'; accepted are samus"):
         evaluate_directory("model", data, "folder", "box", "medsam", out)
-    with pytest.raises(ValueError, match="prompt is 'none'; accepted are box, point"):
-        evaluate_cases(model, processor, tiny_blocks, "none")
+    with pytest.raises(ValueError, match=r"prompts \['text'\] came without a grounder"):
+        evaluate_cases(model, tiny_blocks, ["text"])
+    with pytest.raises(ValueError, match="prompt 'point' is not one that the model reads: box"):
+        evaluate_cases(box_itself(), tiny_blocks, ["point"])
+    with pytest.raises(ValueError, match="no prompt is one that the model reads"):
+        evaluate_study({"box": box_itself()}, [DataSet("some", tiny_blocks)], ["point"], out)
     with pytest.raises(ValueError, match="cases is empty"):
-        evaluate_cases(model, processor, [], "box")
-    with pytest.raises(ValueError, match="batch_size is 0; expected at least 1"):
-        evaluate_cases(model, processor, tiny_blocks, "box", batch_size=0)
-    model.training = True
-    with pytest.raises(ValueError, match=r"training mode.*call model.eval\(\) first"):
-        evaluate_cases(model, processor, tiny_blocks, "box")
+        evaluate_cases(model, [], ["box"])
+    with pytest.raises(ValueError, match="data set 'none' has no case"):
+        DataSet("none", [])
+    with pytest.raises(ValueError, match="draws is 0; expected at least 1"):
+        evaluate_cases(model, tiny_blocks, ["random-point"], draws=0)
     assert not out.exists()
-
-
-def test_a_processor_of_another_size_is_refused(tiny_blocks):
-    def half_size(images, return_tensors):
-        return {"pixel_values": F.avg_pool2d(processor(images, return_tensors)["pixel_values"], 2)}
-
-    with pytest.raises(
-        ValueError, match=r"processor makes images of \(128, 128\); protocol 'samus' needs \(256, 256\)"
-    ):
-        evaluate_cases(ModelThatSeesBrightness(), half_size, tiny_blocks, "box")
 
 
 def test_cases_without_objects_and_targets_of_reserved_names_are_refused(write_cases, tmp_path):
@@ -243,7 +375,7 @@ def test_cases_without_objects_and_targets_of_reserved_names_are_refused(write_c
     with pytest.raises(ValueError, match="none of the 1 cases in .* has an object"):
         evaluate_directory("model", data, "folder", "box", "samus", tmp_path / "out")
     with pytest.raises(ValueError, match="case 'a' has no object"):
-        evaluate_cases(ModelThatSeesBrightness(), processor, read_cases(data, "folder"), "box")
+        evaluate_cases(SegmenterThatSeesBrightness(), read_cases(data, "folder"), ["box"])
     write_cases({"a": block(40, 60, 20, 40)}, {"a": "all"})
     with pytest.raises(ValueError, match="target 'all' is a name of the summary itself"):
         evaluate_directory("model", data, "folder", "box", "samus", tmp_path / "out")

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 
 from ccsam_hf.data.cases import Case
+from ccsam_hf.data.prompts import Prompt
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.evaluation import harness
 from ccsam_hf.evaluation.baselines import filled_box
@@ -23,7 +23,10 @@ from ccsam_hf.evaluation.grounding import (
     summarize_grounding,
 )
 from ccsam_hf.evaluation.harness import evaluate_cases, evaluate_directory
+from ccsam_hf.evaluation.segmenters import LOADERS, Prediction
+from ccsam_hf.evaluation.statistics import summarize
 from ccsam_hf.grounding import GrounderSettings, GroundingResult
+from ccsam_hf.metrics import miss_scores
 
 
 class GrounderThatAnswers:
@@ -249,25 +252,22 @@ def test_average_precision_without_a_present_target_is_none():
 # --- the text prompt of the harness ----------------------------------------------------------------------------------
 
 
-class ModelThatFillsItsBox:
-    """Answers with its box, filled, and keeps boxes and images."""
+class SegmenterThatFillsItsBox:
+    """Answers with its box, filled, and keeps boxes."""
 
-    device = torch.device("cpu")
-    training = False
+    reads = ("box",)
+    about = {"checkpoint": "nowhere", "sha256": "0" * 64, "parameters": 0}
 
     def __init__(self):
         self.boxes = []
 
-    def __call__(self, pixel_values, input_boxes):
-        self.boxes += input_boxes[:, 0].tolist()
-        masks = np.stack([filled_box(np.array(box) / 2, (128, 128)) for box in input_boxes[:, 0].tolist()])
-        mask_logits = torch.from_numpy(masks).float()[:, None, None] - 0.5
-        return SimpleNamespace(pred_masks=mask_logits, iou_scores=torch.full((len(pixel_values), 1, 1), 0.75))
+    def encode(self, image: np.ndarray) -> None:
+        pass
 
-
-def processor(images, return_tensors):
-    assert return_tensors == "pt"
-    return {"pixel_values": torch.zeros(len(images), 3, 256, 256)}
+    def segment(self, encoded: None, prompt: Prompt, target: str) -> Prediction:
+        self.boxes.append(prompt.box.tolist())
+        mask = filled_box(prompt.box, (256, 256))
+        return Prediction(mask, mask.astype(np.float32), score=0.75)
 
 
 HIGH, WIDE = (512, 256), (256, 1024)  # (height, width): two and four times the protocol's size in one direction
@@ -307,9 +307,9 @@ def right(cases):
 
 
 def test_the_true_box_found_by_a_text_gives_the_row_of_the_box_prompt(cases, right):
-    given, found = ModelThatFillsItsBox(), ModelThatFillsItsBox()
-    by_box = evaluate_cases(given, processor, cases, "box")
-    by_text = evaluate_cases(found, processor, cases, "text", grounder=right)
+    given, found = SegmenterThatFillsItsBox(), SegmenterThatFillsItsBox()
+    by_box = evaluate_cases(given, cases, ["box"])
+    by_text = evaluate_cases(found, cases, ["text"], grounder=right)
     assert found.boxes == given.boxes and len(given.boxes) == 2
     assert found.boxes[0] == [100, 100, 179, 139]  # of columns 400 to 716 of 1024
     columns = {"prompt": "text", "box_score": 0.9, "found": True}
@@ -318,7 +318,7 @@ def test_the_true_box_found_by_a_text_gives_the_row_of_the_box_prompt(cases, rig
 
 
 def test_the_grounder_sees_the_image_at_its_own_size_and_the_name_of_the_target(cases, right):
-    evaluate_cases(ModelThatFillsItsBox(), processor, cases, "text", batch_size=1, grounder=right)
+    evaluate_cases(SegmenterThatFillsItsBox(), cases, ["text"], grounder=right)
     assert [(image.shape, text) for image, text, _ in right.asked] == [
         (WIDE, "left ventricle"),
         (HIGH, "breast lesion"),
@@ -328,67 +328,49 @@ def test_the_grounder_sees_the_image_at_its_own_size_and_the_name_of_the_target(
 
 def test_a_text_that_is_not_found_is_a_missed_row_of_model_and_baseline(cases, right):
     grounder = GrounderThatAnswers(right.answers | {"left ventricle": (true_box(cases[0]), 0.2)})
-    model = ModelThatFillsItsBox()
-    missed, found = evaluate_cases(model, processor, cases, "text", grounder=grounder)
-    assert missed == {
-        "name": "bar",
-        "target": "left ventricle",
-        "prompt": "text",
-        "box_score": 0.2,
-        "found": False,
-        "dice": 0,
-        "iou": 0,
-        "hd_samus": 510,
-        "hd_rows": 256,
-        "baseline_dice": 0,
-        "baseline_iou": 0,
-        "baseline_hd_samus": 510,
-        "baseline_hd_rows": 256,
-        "iou_score": None,
-    }
+    model = SegmenterThatFillsItsBox()
+    missed, found = evaluate_cases(model, cases, ["text"], grounder=grounder)
+    assert (missed["name"], missed["target"], missed["prompt"]) == ("bar", "left ventricle", "text")
+    assert (missed["status"], missed["reason"]) == ("missed", "its score is low")
+    assert (missed["box_score"], missed["found"], missed["iou_score"], missed["mask"]) == (0.2, False, None, None)
+    of_a_miss = miss_scores((256, 256))
+    assert {name: missed[name] for name in of_a_miss} == of_a_miss
+    assert {name: missed[f"baseline_{name}"] for name in of_a_miss} == of_a_miss
     assert list(missed) == list(found)  # one table
-    assert found == evaluate_cases(ModelThatFillsItsBox(), processor, cases, "text", grounder=right)[1]
+    assert found == evaluate_cases(SegmenterThatFillsItsBox(), cases, ["text"], grounder=right)[1]
     assert len(model.boxes) == 1  # what is not found is not segmented
 
 
 def test_a_text_in_the_wrong_place_is_scored_where_it_was_found(cases, right):
     grounder = GrounderThatAnswers(right.answers | {"left ventricle": ([0, 0, 80, 40], 0.9)})
-    wrong, _ = evaluate_cases(ModelThatFillsItsBox(), processor, cases, "text", grounder=grounder)
+    wrong, _ = evaluate_cases(SegmenterThatFillsItsBox(), cases, ["text"], grounder=grounder)
     assert (wrong["dice"], wrong["found"]) == (0, True)
     assert 0 < wrong["hd_samus"] < 510 and wrong["iou_score"] == 0.75
 
 
 def test_no_text_found_at_all_is_a_table_of_misses(cases, right):
     nothing = GrounderThatAnswers({text: (box, 0.0) for text, (box, _) in right.answers.items()})
-    rows = evaluate_cases(ModelThatFillsItsBox(), processor, cases, "text", grounder=nothing)
-    summary = harness.summarize(rows)
+    rows = evaluate_cases(SegmenterThatFillsItsBox(), cases, ["text"], grounder=nothing)
+    summary = summarize(rows)
     assert summary["all"]["dice"]["mean"] == summary["baseline"]["ellipse"]["dice"]["mean"] == 0
     assert summary["all"]["n"] == 2
 
 
 def test_a_grounder_without_texts_is_refused(cases, right):
-    for prompt in ("box", "point"):
-        with pytest.raises(ValueError, match=f"prompt='{prompt}' came with a grounder"):
-            evaluate_cases(ModelThatFillsItsBox(), processor, cases, prompt, grounder=right)
+    with pytest.raises(ValueError, match=r"prompts \['box'\] came with a grounder"):
+        evaluate_cases(SegmenterThatFillsItsBox(), cases, ["box"], grounder=right)
 
 
-@pytest.fixture
-def pipes(monkeypatch, right):
-    """Stands in for the pipeline; keeps what it was made from."""
-    made = []
-
-    def from_pretrained(folder, grounder, device_map):
-        made.append((folder, grounder))
-        return SimpleNamespace(model=ModelThatFillsItsBox(), processor=processor, grounder=right)
-
-    monkeypatch.setattr(harness.CCSamPipeline, "from_pretrained", from_pretrained)
-    return made
+@pytest.fixture(autouse=True)
+def fake_models(monkeypatch, right):
+    """`load_segmenter` knows "filling:", and every grounder is the right one."""
+    monkeypatch.setitem(LOADERS, "filling", lambda checkpoint, num_samples: SegmenterThatFillsItsBox())
+    monkeypatch.setattr(harness.TextGrounder, "from_pretrained", lambda folder: right)
 
 
-def test_the_summary_names_the_grounder(pipes, data, right, tmp_path):
+def test_the_summary_names_the_grounder(data, right, tmp_path):
     out = tmp_path / "out"
-    summary = evaluate_directory("model", data, "folder", "text", "samus", out, grounder="a-grounder")
-    assert pipes == [("model", "a-grounder")]
+    summary = evaluate_directory("filling:", data, "folder", "text", "samus", out, grounder="a-grounder")
     assert summary["grounder"] == {"text_encoder": "a medical BERT", "tuned_on": "some cases"}
     assert summary["prompt"] == "text" and set(summary["baseline"]) == {"ellipse"}
     assert json.loads((out / "summary.json").read_text()) == summary
@@ -401,14 +383,14 @@ def test_the_summary_names_the_grounder(pipes, data, right, tmp_path):
     assert summary["all"]["dice"]["mean"] == pytest.approx(math.fsum(float(row["dice"]) for row in rows) / 2)
 
 
-def test_the_summary_names_no_grounder_where_boxes_prompt(pipes, data, right, tmp_path):
-    summary = evaluate_directory("model", data, "folder", "box", "samus", tmp_path / "out")
+def test_the_summary_names_no_grounder_where_boxes_prompt(data, right, tmp_path):
+    summary = evaluate_directory("filling:", data, "folder", "box", "samus", tmp_path / "out")
     assert summary["grounder"] is None and not right.asked
 
 
-def test_a_zero_shot_grounder_has_tuned_on_none(pipes, data, right, tmp_path, monkeypatch):
+def test_a_zero_shot_grounder_has_tuned_on_none(data, right, tmp_path, monkeypatch):
     monkeypatch.setattr(right, "settings", GrounderSettings(), raising=False)
-    summary = evaluate_directory("model", data, "folder", "text", "samus", tmp_path / "out")
+    summary = evaluate_directory("filling:", data, "folder", "text", "samus", tmp_path / "out", grounder="a-grounder")
     assert summary["grounder"] == {"text_encoder": "bert-base-uncased", "tuned_on": None}
 
 

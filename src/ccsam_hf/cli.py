@@ -25,6 +25,7 @@ from .cli_data import add_data
 from .data.cases import SPLITS
 from .data.readers import LAYOUTS
 from .descriptions import FORMS, to_phrase
+from .evaluation.protocol import PROMPTS, PROTOCOLS
 from .grounding import FALLBACKS
 from .image_files import read_image
 from .measurements import check_spacing
@@ -33,8 +34,6 @@ from .visualization import heatmap, overlay
 
 CHECKPOINT_KINDS = ("sam", "samus", "medsam", "radimagenet")
 GROUNDING_DINO = "grounding-dino"
-PROMPTS = ("box", "point", "text")
-PROTOCOLS = ("samus",)
 INPUT_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, SafetensorError, StrictDataclassError)
 
 
@@ -141,11 +140,15 @@ def add_evaluate(commands: Any) -> None:
     """Declare `evaluate`."""
     text = "Prompt every object of a data set from its true mask, and write summary.json and cases.csv."
     command = commands.add_parser("evaluate", help="Dice and Hausdorff distance on a data set", description=text)
-    command.add_argument("--model", default=TINY, help="folder or Hub id; the bundled ccsam-tiny if left out")
+    command.add_argument(
+        "--model", default=TINY, help="folder or Hub id, or KIND:FOLDER of another system; ccsam-tiny if left out"
+    )
     command.add_argument("--data", type=Path, required=True, metavar="DIR")
     command.add_argument("--layout", choices=LAYOUTS, default="folder")
     command.add_argument("--split", choices=SPLITS, help="of a layout that knows splits; all cases if left out")
     command.add_argument("--prompt", choices=PROMPTS, required=True)
+    command.add_argument("--draws", type=int, default=1, metavar="N", help="of random-point and jittered-box; 1")
+    command.add_argument("--num-samples", type=int, metavar="K", help="draws for the uncertainty, at least 2")
     add_grounder(command)
     command.add_argument("--protocol", choices=PROTOCOLS, default="samus")
     command.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -337,6 +340,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments.output,
         arguments.grounder,
         arguments.split,
+        arguments.draws,
+        arguments.num_samples,
     )
     for target, values in summary.items():
         if isinstance(values, dict) and "dice" in values:
