@@ -18,6 +18,7 @@ CARD = Path(ccsam_hf.TINY) / "README.md"
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "docs" / "data.md",
+    ROOT / "docs" / "evaluation.md",
     ROOT / "training" / "README.md",
     CARD,
     Path(ccsam_hf.TINY_GROUNDER) / "README.md",
