@@ -22,7 +22,9 @@ from ccsam_hf.cli import main
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import write_folder
 from ccsam_hf.data.splits import Splits
-from ccsam_hf.evaluation.harness import evaluate_cases, summarize
+from ccsam_hf.evaluation.harness import evaluate_cases
+from ccsam_hf.evaluation.segmenters import CCSamSegmenter
+from ccsam_hf.evaluation.statistics import summarize
 from ccsam_hf.training.finetuning import finetune, parse_fields, settings_for
 from ccsam_hf.training.inputs import build_samples
 from ccsam_hf.training.run_config import RunConfig, published
@@ -162,8 +164,7 @@ def test_the_results_are_those_of_images_that_neither_trained_nor_chose(tuned, f
     for split, samples in zip(("train", "validation"), build_samples(run), strict=True):
         assert {samples[i]["name"] for i in range(len(samples))} == {case.name for case in cases[split]}
     for when, path in (("before", start), ("after", tuned.folder)):
-        model, processor = CCSamModel.from_pretrained(path).eval(), CCSamProcessor.from_pretrained(path)
-        summary = summarize(evaluate_cases(model, processor, cases["test"], "box"))
+        summary = summarize(evaluate_cases(CCSamSegmenter.load(path), cases["test"], ["box"]))
         assert tuned.results[when]["box"] == json.loads(json.dumps(summary))
     assert tuned.results["before"]["point"] != tuned.results["after"]["point"]
 

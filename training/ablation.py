@@ -25,12 +25,14 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 
-from ccsam_hf import TINY_GROUNDER, CCSamConfig, CCSamModel, CCSamProcessor, TextGrounder
+from ccsam_hf import TINY_GROUNDER, CCSamConfig, CCSamModel, TextGrounder
 from ccsam_hf.data.cases import Case
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import write_folder
 from ccsam_hf.data.splits import divide
-from ccsam_hf.evaluation.harness import BASELINES, evaluate_cases
+from ccsam_hf.evaluation.harness import evaluate_cases
+from ccsam_hf.evaluation.segmenters import CCSamSegmenter
+from ccsam_hf.evaluation.statistics import BASELINES
 from ccsam_hf.training.loop import train
 from ccsam_hf.training.run_config import RunConfig
 
@@ -98,6 +100,7 @@ def write_start(folder: Path, fields: dict[str, Any], seed: int, pretrained: dic
 def train_one(arguments: argparse.Namespace, folder: Path, start: str, seed: int, steps: int, **settings: Any) -> Path:
     """Train, with one validation at the end, which chooses nothing."""
     shared = {"data": str(arguments.cases_folder), "layout": "folder", "num_workers": 0, "tracker": "none"}
+    shared |= {"mixed_precision": "bf16"}
     shared |= {"max_steps": steps, "warmup_steps": steps // 20, "eval_every": steps, "eval_cases": 16}
     shared |= {"targets": list(TARGETS), "trainable": "all" if arguments.start == "random" else "declared"}
     run = {"output_dir": str(folder / "run"), "checkpoint": start, "seed": seed, "ema_decay": 0.99}
@@ -121,12 +124,12 @@ def pretrain(arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
 
 def scores_of(checkpoint: Path, cases: list[Case], prompt: str, grounder: TextGrounder) -> dict[str, Any]:
     """Means over the cases of each target: the model's, "blind_" those of the prompt alone, and the share "found"."""
-    model, processor = CCSamModel.from_pretrained(checkpoint).eval(), CCSamProcessor.from_pretrained(checkpoint)
-    rows = evaluate_cases(model, processor, cases, prompt, grounder=grounder if prompt == "text" else None)
+    segmenter = CCSamSegmenter.load(checkpoint)
+    rows = evaluate_cases(segmenter, cases, [prompt], grounder=grounder if prompt == "text" else None)
     scores = {}
     for target in TARGETS:
         own = [row for row in rows if row["target"] == target]
-        scores[target] = {"n": len(own), "found": mean(row.get("found", True) for row in own)}
+        scores[target] = {"n": len(own), "found": mean(row["status"] != "missed" for row in own)}
         scores[target] |= {name: mean(row[name] for row in own) for name in SCORES}
         scores[target] |= {f"blind_{name}": mean(row[f"baseline_{name}"] for row in own) for name in SCORES}
     return scores

@@ -17,9 +17,9 @@ from ..data.card import card_template
 from ..data.cases import Case
 from ..data.readers import read_cases
 from ..data.splits import Splits, divide
-from ..evaluation.harness import BASELINES, evaluate_cases, summarize
-from ..modeling_ccsam import CCSamModel
-from ..processing_ccsam import CCSamProcessor
+from ..evaluation.harness import evaluate_cases
+from ..evaluation.segmenters import CCSamSegmenter
+from ..evaluation.statistics import BASELINES, summarize
 from .files import write_folder
 from .loop import train
 from .run_config import RunConfig, published
@@ -148,9 +148,8 @@ def check_numbers(data: str | Path, of_split: dict[str, list[Case]]) -> dict[str
 
 def measure(checkpoint: str | Path, cases: list[Case]) -> dict[str, Any]:
     """Summaries of the test cases by prompt, each with the baseline that does not see the image."""
-    model = CCSamModel.from_pretrained(checkpoint).eval()
-    processor = CCSamProcessor.from_pretrained(checkpoint)
-    return {prompt: summarize(evaluate_cases(model, processor, cases, prompt)) for prompt in PROMPTS}
+    segmenter = CCSamSegmenter.load(checkpoint)
+    return {prompt: summarize(evaluate_cases(segmenter, cases, [prompt])) for prompt in PROMPTS}
 
 
 def finetuned_card(results: dict[str, Any], splits: Splits, base_model: str) -> str:
