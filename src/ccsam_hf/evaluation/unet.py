@@ -18,7 +18,7 @@ from torch import nn
 
 from ..image_processing_ccsam import CCSamImageProcessor
 
-ENCODER = "timm-mobilenetv3_small_minimal_100"
+ENCODER = "tu-tf_mobilenetv3_small_minimal_100"
 DECODER_CHANNELS = (128, 64, 32, 16, 8)
 ABOUT_FILE = "ccsam_hf_unet.json"
 
