@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import ccsam_hf
-from ccsam_hf import CCSamConfig, CCSamModel, CCSamPipeline, CCSamProcessor, TextGrounder
+from ccsam_hf import CCSamConfig, CCSamModel, CCSamPipeline, TextGrounder
 from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import TARGETS, simulate, write_folder
