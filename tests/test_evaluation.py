@@ -211,7 +211,7 @@ def test_a_case_that_fails_is_a_row_with_the_reason_and_counts_as_a_miss(tiny_bl
     ]
     assert rows[2]["reason"] == "ZeroDivisionError: something broke" and "case b, prompt box failed" in caplog.text
     assert (rows[2]["hd_samus"], rows[2]["hd_rows"], rows[2]["mask"]) == (510, 256, None)
-    with pytest.raises(RuntimeError, match="all 4 rows failed; the first says ZeroDivisionError: something broke"):
+    with pytest.raises(ValueError, match="all 4 rows failed; the first says ZeroDivisionError: something broke"):
         evaluate_cases(SegmenterThatFails({800, 1800}), tiny_blocks, ["box", "point"])
 
 
@@ -312,6 +312,14 @@ def test_a_stopped_study_goes_on_without_repeating_a_finished_case(data_sets, tm
     assert [np.count_nonzero(image) for image in again["bright"].images] == [1800, 2500]  # not the first one again
     for name in ("cases.csv", "cases.parquet", "summary.json", "comparisons.json", "study.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_evaluation_that_goes_on_tries_failed_cases_again(data_sets, tmp_path):
+    with pytest.raises(ValueError, match="all 2 rows failed"):
+        evaluate_study({"bright": SegmenterThatFails({800, 1800, 2500})}, data_sets, ["box"], tmp_path / "out")
+    again = SegmenterThatSeesBrightness()
+    rows = evaluate_study({"bright": again}, data_sets, ["box"], tmp_path / "out")
+    assert [row["dice"] for row in rows] == [100, 100, 100] and len(again.images) == 3
 
 
 def test_a_stopped_study_of_something_else_is_refused(data_sets, tmp_path):

@@ -4,7 +4,8 @@ Three ways in, each on top of the one before: `evaluate_cases` in memory, `evalu
 `evaluate_study` for several models beside each other. What a row holds is said in `ccsam_hf.evaluation.protocol`.
 
 A case whose segmentation raises an exception is a row too: "failed", with the scores of a miss and the reason. So is a
-text that is not found, or an object that the resize to 256x256 loses: "missed".
+text that is not found, or an object that the resize to 256x256 loses: "missed". An evaluation that goes on tries failed
+cases again.
 """
 
 import base64
@@ -205,9 +206,8 @@ def evaluate_cases(
         One row a case, prompt and draw, in that order.
 
     Raises:
-        RuntimeError: every single case failed.
-        ValueError: a prompt is unknown or not the model's, there is no case, a case has no object, or a grounder is
-            there without texts or not there with them.
+        ValueError: a prompt is unknown or not the model's, there is no case, a case has no object, a grounder is there
+            without texts or not there with them, or every single case failed.
     """
     check_prompts(segmenter, prompts, draws, grounder)
     check_cases(cases)
@@ -250,9 +250,9 @@ def evaluate_directory(
 
     Raises:
         FileNotFoundError: a folder is missing.
-        RuntimeError: every single case failed.
-        ValueError: an argument is unknown, the cases are not as their layout says, none has an object, a target has
-            a name that the summary uses itself, or the output holds a stopped evaluation of something else.
+        ValueError: an argument is unknown, the cases are not as their layout says, none has an object, every single
+            one failed, a target has a name that the summary uses itself, or the output holds a stopped evaluation of
+            something else.
     """
     check_choice("prompt", prompt, PROMPTS)
     check_choice("protocol", protocol, PROTOCOLS)
@@ -308,7 +308,6 @@ def evaluate_study(
         The rows, by model, data set and case.
 
     Raises:
-        RuntimeError: every single case of a model on a data set failed.
         ValueError: as in `evaluate_cases`, or the output holds a stopped study of something else.
     """
     import pandas
@@ -376,7 +375,7 @@ def collect(
         start_or_go_on(path, about)
     if accelerator is not None:
         accelerator.wait_for_everyone()
-    finished = dict(read_lines(path))
+    finished = {index: rows for index, rows in read_lines(path) if all(row["status"] != "failed" for row in rows)}
     pending = [index for index in range(len(tasks)) if index not in finished]
     if accelerator is not None:
         accelerator.wait_for_everyone()  # before the first line is added to what others still read
@@ -488,9 +487,9 @@ def check_cases(cases: Sequence[Case]) -> None:
 
 
 def checked(rows: list[dict]) -> list[dict]:
-    """The rows; RuntimeError where all of them failed, because then it is the model or the call that is wrong."""
+    """The rows; ValueError where all of them failed, because then it is the model or the call that is wrong."""
     if rows and all(row["status"] == "failed" for row in rows):
-        raise RuntimeError(f"all {len(rows)} rows failed; the first says {rows[0]['reason']}")
+        raise ValueError(f"all {len(rows)} rows failed; the first says {rows[0]['reason']}")
     return rows
 
 
