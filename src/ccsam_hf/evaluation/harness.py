@@ -4,8 +4,8 @@ Three ways in, each on top of the one before: `evaluate_cases` in memory, `evalu
 `evaluate_study` for several models beside each other. What a row holds is said in `ccsam_hf.evaluation.protocol`.
 
 A case whose segmentation raises an exception is a row too: "failed", with the scores of a miss and the reason. So is a
-text that is not found, or an object that the resize to 256x256 loses: "missed". An evaluation that goes on tries failed
-cases again.
+text that is not found, or an object that the resize to 256x256 loses: "missed". An evaluation that goes on tries
+failed cases again.
 """
 
 import base64
