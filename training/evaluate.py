@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 
 from ccsam_hf import TextGrounder
@@ -100,7 +101,7 @@ def examples(data: DataSet, rows: list[dict], prompt: str) -> list[Example]:
 def main() -> None:
     """Evaluate what is missing, then write the report."""
     arguments = parse_arguments()
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())  # else CPU processes do not know of each other
     models = {}
     for name, what in named(arguments.model, "NAME=KIND:CHECKPOINT").items():
         has_posterior = what.partition(":")[0] == "ccsam"
