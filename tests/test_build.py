@@ -99,9 +99,19 @@ def test_configs_are_all_sets_their_groups_and_each_set(built):
     assert load_built(built, "seen", split="test").unique("dataset") == ["BUSI"]
     assert "BUSI" in card and "seen" in card
     counts = {name: {"test": {"breast lesion": 1}} for name in ("UDIAT", "BUSI")}
-    groups = {config["config_name"]: config["data_files"] for config in configs_of(counts)}
+    groups = {config["config_name"]: config["data_files"] for config in configs_of(counts, "0")}
     assert groups["seen"] == [{"split": "test", "path": ["data/BUSI/test-*.parquet"]}]
     assert groups["unseen"] == [{"split": "test", "path": ["data/UDIAT/test-*.parquet"]}]
+
+
+def test_another_set_under_the_same_name_is_not_taken_from_the_cache(downloads, tmp_path):
+    names = []
+    for number in range(2):
+        output = tmp_path / str(number) / "data"
+        build(sources_of(downloads)[:1], output, partial(divide, seed=number))
+        names.append(load_built(output, split="train")["name"])
+        assert names[-1] == [case.name for case in read_cases(output, "built") if case.split == "train"]
+    assert len(names[0]) == len(names[1]) and names[0] != names[1]
 
 
 def test_an_archive_is_unpacked_and_gives_the_same_files(downloads, built, tmp_path):

@@ -161,7 +161,7 @@ def build(
         seed=splits.seed,
         notes=notes,
         removed=splits.removed,
-        configs=configs_of(record["counts"]),
+        configs=configs_of(record["counts"], fingerprint(partial, list(shards))),
     )
     (partial / "README.md").write_text(card, encoding="utf-8")
     (partial / BUILD_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -283,14 +283,28 @@ def counts_of(cases: Sequence[Case]) -> dict[str, dict[str, dict[str, int]]]:
     return nested
 
 
-def configs_of(counts: dict[str, dict[str, dict[str, int]]]) -> list[dict[str, Any]]:
-    """The configs of the card: all data sets, each group of which one is there, and each data set."""
+def fingerprint(directory: Path, shards: Sequence[Path]) -> str:
+    """What changes with any byte of the shards: their paths within the directory and the SHA-256 of each."""
+    digest = hashlib.sha256()
+    for path in shards:
+        with (directory / path).open("rb") as file:
+            digest.update(f"{path.as_posix()} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def configs_of(counts: dict[str, dict[str, dict[str, int]]], content: str) -> list[dict[str, Any]]:
+    """The configs of the card: all data sets, each group of which one is there, and each data set.
+
+    `datasets` caches a local folder by its last name and its configs, whatever lies in the files: without the
+    fingerprint (`content`) in the configs, it would give the rows of another folder of that name, or of an older build.
+    """
     members = {ALL: list(counts)}
     members |= {group: [name for name in names if name in counts] for group, names in GROUPS.items()}
     members |= {name: [name] for name in counts}
     return [
         {
             "config_name": config,
+            "description": f"content {content}",
             **({"default": True} if config == ALL else {}),
             "data_files": [
                 {"split": split, "path": [f"data/{name}/{split}-*.parquet" for name in names if split in counts[name]]}
