@@ -296,7 +296,7 @@ def configs_of(counts: dict[str, dict[str, dict[str, int]]], content: str) -> li
     """The configs of the card: all data sets, each group of which one is there, and each data set.
 
     `datasets` caches a local folder by its last name and its configs, whatever lies in the files: without the
-    fingerprint (`content`) in the configs, it would give the rows of another folder of that name, or of an older build.
+    fingerprint (`content`) in the configs, it would give the rows of an older build, or of another folder so named.
     """
     members = {ALL: list(counts)}
     members |= {group: [name for name in names if name in counts] for group, names in GROUPS.items()}
