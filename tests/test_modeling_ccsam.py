@@ -445,10 +445,10 @@ def test_the_uncertainty_of_a_blurred_boundary_is_higher_than_inside():
 IMAGE = torch.zeros(2, 3, 256, 256)
 MAP = "image_embeddings"
 REFUSED = [
-    ({}, "neither of pixel_values and image_embeddings given; exactly one is needed"),
+    ({}, "none of pixel_values, image_embeddings, encoded given; exactly one is needed"),
     (
         {"pixel_values": IMAGE, MAP: torch.zeros(2, 64, 32, 32)},
-        "both of pixel_values and image_embeddings given; exactly one is needed",
+        "pixel_values and image_embeddings of pixel_values, image_embeddings, encoded given; exactly one is needed",
     ),
     (
         {"pixel_values": IMAGE[0]},
@@ -533,7 +533,9 @@ def test_forward_refuses_what_does_not_fit(tiny_model_original, kwargs, message)
 
 def test_samples_need_an_image_and_a_variational_fusion(tiny_model):
     image_embeddings = tiny_model.get_image_embeddings(IMAGE)
-    with pytest.raises(ValueError, match="num_samples needs pixel_values: image_embeddings carry no distribution"):
+    with pytest.raises(
+        ValueError, match="num_samples needs pixel_values or encoded: image_embeddings carry no distribution"
+    ):
         tiny_model(image_embeddings=image_embeddings, num_samples=4)
     samus = build(**SAMUS)
     with pytest.raises(ValueError, match="draws from the variational fusion; fusion='cross_branch' has none"):

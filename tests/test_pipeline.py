@@ -73,6 +73,26 @@ def test_one_encoding_serves_all_prompts(pipe, image, monkeypatch):
     assert len(calls) == 2
 
 
+def test_an_encoded_image_is_decoded_again_and_again_with_the_same_results(centred, image, tmp_path, monkeypatch):
+    def decoded(image, **spacing):
+        torch.manual_seed(0)
+        return [
+            centred(image, boxes=BOXES, **spacing)[1],
+            centred(image, points=[50, 40], num_samples=3, **spacing)[0],
+        ]
+
+    Image.fromarray(image).save(tmp_path / "case.png")
+    encoded = centred.encode(tmp_path / "case.png", spacing_mm=(0.2, 0.1))
+    with monkeypatch.context() as patch:
+        patch.setattr(centred.model, "encode", None)  # a call would fail
+        results = decoded(encoded)
+    expected = decoded(image, spacing_mm=(0.2, 0.1))
+    for got, wanted in zip(results, expected, strict=True):
+        assert np.array_equal(got.mask, wanted.mask) and got.measurements == wanted.measurements
+        np.testing.assert_allclose(got.probability, wanted.probability, atol=1e-6)
+    np.testing.assert_allclose(results[1].uncertainty, expected[1].uncertainty, atol=1e-6)
+
+
 def test_files_pil_images_and_arrays_give_the_same_masks(centred, image, tmp_path):
     Image.fromarray(image).save(tmp_path / "case.png")
     expected = centred(image, boxes=BOXES)[0].mask

@@ -18,7 +18,7 @@ from .configuration_ccsam import CCSamConfig
 from .grounding import GroundingResult, TextGrounder
 from .image_processing_ccsam import CCSamImageProcessor
 from .modeling_ccsam import CCSamModel, CCSamOutput
-from .pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline, SegmentationResult
+from .pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline, EncodedImage, SegmentationResult
 from .processing_ccsam import CCSamProcessor
 
 TINY: str = str(files(__package__) / "assets" / "ccsam-tiny")
@@ -43,6 +43,7 @@ __all__ = [
     "CCSamOutput",
     "CCSamPipeline",
     "CCSamProcessor",
+    "EncodedImage",
     "GroundingResult",
     "SegmentationResult",
     "TextGrounder",

@@ -245,6 +245,7 @@ class CCSamModel(CCSamPreTrainedModel):
         num_samples: int | None = None,
         multimask_output: bool = False,
         return_dict: bool | None = None,
+        encoded: tuple[FusionOutput, Tensor] | None = None,
     ) -> CCSamOutput:
         """Segment the prompted objects.
 
@@ -262,6 +263,7 @@ class CCSamModel(CCSamPreTrainedModel):
             num_samples: draw the fusion's posterior this often and decode each draw; the encoders run once.
             multimask_output: SAM's three masks a prompt instead of one.
             return_dict: False gives a plain tuple of what is not None.
+            encoded: what `encode` returned, in place of `pixel_values`; unlike embeddings it can be drawn from.
 
         Returns:
             [`CCSamOutput`]. In evaluation mode `pred_masks` uses the means, so it is the same every time.
@@ -269,8 +271,11 @@ class CCSamModel(CCSamPreTrainedModel):
         Raises:
             ValueError: shapes that do not fit, no image, or arguments that exclude each other.
         """
+        self._check_one_image(pixel_values, image_embeddings, encoded)
+        if encoded is not None:
+            image_embeddings = encoded[0].feature_map
         self._check_inputs(pixel_values, image_embeddings, input_points, input_labels, input_boxes, input_masks)
-        self._check_options(pixel_values, labels, num_samples, multimask_output)
+        self._check_options(pixel_values is not None or encoded is not None, labels, num_samples, multimask_output)
         prompts = {
             "input_points": input_points,
             "input_labels": input_labels,
@@ -278,7 +283,9 @@ class CCSamModel(CCSamPreTrainedModel):
             "input_masks": input_masks,
             "multimask_output": multimask_output,
         }
-        if image_embeddings is None:
+        if encoded is not None:
+            fused, vit_map = encoded
+        elif image_embeddings is None:
             fused, vit_map = self.encode(pixel_values)
         else:
             fused, vit_map = FusionOutput(image_embeddings), None
@@ -361,6 +368,12 @@ class CCSamModel(CCSamPreTrainedModel):
                 f"{expected[1]}, {expected[2]}): CCSamProcessor resizes an image to it"
             )
 
+    def _check_one_image(self, pixel_values, image_embeddings, encoded) -> None:
+        images = {"pixel_values": pixel_values, "image_embeddings": image_embeddings, "encoded": encoded}
+        given = [name for name, value in images.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'none'} of {', '.join(images)} given; exactly one is needed")
+
     def _check_inputs(
         self,
         pixel_values: Tensor | None,
@@ -370,9 +383,6 @@ class CCSamModel(CCSamPreTrainedModel):
         input_boxes: Tensor | None,
         input_masks: Tensor | None,
     ) -> None:
-        if (pixel_values is None) == (image_embeddings is None):
-            given = "neither" if pixel_values is None else "both"
-            raise ValueError(f"{given} of pixel_values and image_embeddings given; exactly one is needed")
         if pixel_values is not None:
             self._check_pixel_values(pixel_values)
         if (input_points is None) != (input_labels is None):
@@ -415,7 +425,7 @@ class CCSamModel(CCSamPreTrainedModel):
             )
 
     def _check_options(
-        self, pixel_values: Tensor | None, labels: Tensor | None, num_samples: int | None, multimask_output: bool
+        self, has_posterior: bool, labels: Tensor | None, num_samples: int | None, multimask_output: bool
     ) -> None:
         if labels is not None and multimask_output:
             raise ValueError("the loss is that of one mask a prompt: give labels with multimask_output=False")
@@ -425,8 +435,10 @@ class CCSamModel(CCSamPreTrainedModel):
             raise ValueError(f"num_samples={num_samples}; a standard deviation needs at least 2 draws")
         if self.fusion is None:
             raise ValueError(f"num_samples draws from the variational fusion; fusion={self.config.fusion!r} has none")
-        if pixel_values is None:
-            raise ValueError("num_samples needs pixel_values: image_embeddings carry no distribution to draw from")
+        if not has_posterior:
+            raise ValueError(
+                "num_samples needs pixel_values or encoded: image_embeddings carry no distribution to draw from"
+            )
 
 
 CCSamModel.register_for_auto_class("AutoModel")

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import Pipeline
 from transformers.utils import cached_file
 
+from .fusion import FusionOutput
 from .geometry import boxes_from_masks, rescale_boxes
 from .grounding import HUB_ARGUMENTS, GroundingResult, TextGrounder
 from .image_files import read_image
@@ -68,10 +69,26 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True)
+class EncodedImage:
+    """An image whose encoding is kept, so that further prompts cost a decoding only; made by `CCSamPipeline.encode`.
+
+    Args:
+        image: as it was given, or as it was read from a file.
+        spacing_mm: (between rows, between columns) in millimetres, None where unknown.
+        encoded: of `CCSamModel.encode`, batch size 1, on the model's device.
+    """
+
+    image: Image.Image | np.ndarray | Tensor
+    spacing_mm: tuple[float, float] | None
+    encoded: tuple[FusionOutput, Tensor]
+
+
+@dataclass(frozen=True)
 class Request:
     """One image and what was asked about it, on its way through the pipeline."""
 
     image: Image.Image | np.ndarray | Tensor
+    encoded: tuple[FusionOutput, Tensor] | None
     boxes: list[list[float]] | None
     texts: Sequence[str] | str | None
     spacing_mm: tuple[float, float] | None
@@ -200,6 +217,32 @@ class CCSamPipeline(Pipeline):
         )
         return name if found else None
 
+    def encode(
+        self,
+        image: str | Path | Image.Image | np.ndarray | Tensor,
+        spacing_mm: tuple[float, float] | None = None,
+    ) -> EncodedImage:
+        """Encode one image for several calls, each of which then only decodes its prompts.
+
+        ```python
+        encoded = pipe.encode("case.png")
+        first = pipe(encoded, points=[[120, 90]])
+        better = pipe(encoded, points=[[120, 90], [200, 90]], labels=[1, 0])
+        ```
+
+        Args:
+            image: one image, as `__call__` takes it.
+            spacing_mm: as `__call__` takes it; it then holds for every call.
+
+        Raises:
+            FileNotFoundError, ImportError, TypeError, ValueError: as in `__call__`.
+        """
+        image, spacing_mm = opened(image, spacing_mm)
+        pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
+        with torch.inference_mode(), self.device_placement():
+            encoded = self.model.encode(pixel_values.to(self.device, self.model.dtype))
+        return EncodedImage(image, spacing_mm, encoded)
+
     def __call__(
         self,
         image: Any,
@@ -214,8 +257,8 @@ class CCSamPipeline(Pipeline):
         """Segment each prompted object; the image is encoded once for all of them.
 
         Args:
-            image: one image as [`CCSamImageProcessor`] takes it, or the path of a file for `image_files.read_image`.
-                A list of images is segmented image by image, all with the same prompts.
+            image: one image as [`CCSamImageProcessor`] takes it, the path of a file for `image_files.read_image`, or
+                what `encode` returned. A list of images is segmented image by image, all with the same prompts.
             boxes: P boxes (x0, y0, x1, y1), or one; pixels of the image.
             points: for each of P objects its points (x, y), or the points of one object; pixels of the image.
             labels: for each point 1 (inside) or 0 (outside), nested as `points`; left out, all are inside.
@@ -264,7 +307,7 @@ class CCSamPipeline(Pipeline):
 
     def preprocess(
         self,
-        image: str | Path | Image.Image | np.ndarray | Tensor,
+        image: str | Path | Image.Image | np.ndarray | Tensor | EncodedImage,
         boxes: Any = None,
         points: Any = None,
         labels: Any = None,
@@ -278,13 +321,14 @@ class CCSamPipeline(Pipeline):
             )
         if text is not None and not (boxes is None and points is None and labels is None):
             raise ValueError("a text came with boxes or points; expected one or the other: a text finds its own box")
-        if isinstance(image, (str, Path)):
-            image, spacing_of_file = read_image(image)
-            spacing_mm = spacing_of_file if spacing_mm is None else spacing_mm
-        check_spacing(spacing_mm)
+        encoded = None
+        if isinstance(image, EncodedImage):
+            encoded, spacing_of_image = image.encoded, image.spacing_mm
+            image, spacing_mm = image.image, spacing_of_image if spacing_mm is None else spacing_mm
+        image, spacing_mm = opened(image, spacing_mm)
         inputs = self.processor(image, input_boxes=boxes, input_points=points, input_labels=labels)
         given_boxes = None if boxes is None else np.reshape(to_lists(boxes, "boxes"), (-1, 4)).tolist()
-        return {**inputs, "request": Request(image, given_boxes, text, spacing_mm)}
+        return {**inputs, "request": Request(image, encoded, given_boxes, text, spacing_mm)}
 
     def _forward(self, model_inputs: dict[str, Any], num_samples: int | None = None, **grounding) -> dict[str, Any]:
         request, original_sizes = model_inputs.pop("request"), model_inputs.pop("original_sizes")
@@ -297,7 +341,7 @@ class CCSamPipeline(Pipeline):
             model_inputs["input_boxes"] = input_boxes[None].to(self.device)
             boxes = found.tolist()
         nothing_found = finds is not None and not boxes
-        maps = {} if nothing_found else self._predict(model_inputs, num_samples)
+        maps = {} if nothing_found else self._predict(model_inputs, request.encoded, num_samples)
         return {
             "maps": maps,
             "original_sizes": original_sizes,
@@ -307,13 +351,14 @@ class CCSamPipeline(Pipeline):
             "with_uncertainty": num_samples is not None,
         }
 
-    def _predict(self, inputs: dict[str, Tensor], num_samples: int | None) -> dict[str, Tensor]:
+    def _predict(
+        self, inputs: dict[str, Tensor], encoded: tuple[FusionOutput, Tensor] | None, num_samples: int | None
+    ) -> dict[str, Tensor]:
         """Scores and maps of one image: iou_scores, pred_masks and, with draws, mean probability and uncertainty."""
-        pixel_values = inputs.pop("pixel_values").to(self.model.dtype)
-        if num_samples is None:
-            output = self.model(image_embeddings=self.model.get_image_embeddings(pixel_values), **inputs)
-        else:
-            output = self.model(pixel_values=pixel_values, num_samples=num_samples, **inputs)
+        pixel_values = inputs.pop("pixel_values")
+        if encoded is None:
+            encoded = self.model.encode(pixel_values.to(self.model.dtype))
+        output = self.model(encoded=encoded, num_samples=num_samples, **inputs)
         names = ("iou_scores", "pred_masks", "mask_probability", "mask_uncertainty")
         return {name: output[name] for name in names if output.get(name) is not None}
 
@@ -339,6 +384,15 @@ class CCSamPipeline(Pipeline):
             return [SegmentationResult(label=None, **each) for each in objects]
         nothing = empty_object(tuple(sizes[0].tolist()), model_outputs["with_uncertainty"], spacing_mm)
         return with_texts(objects, finds, nothing)
+
+
+def opened(image: Any, spacing_mm: tuple[float, float] | None) -> tuple[Any, tuple[float, float] | None]:
+    """The image, read where it is a path, and its spacing: the given one, else the file's; checked."""
+    if isinstance(image, (str, Path)):
+        image, spacing_of_file = read_image(image)
+        spacing_mm = spacing_of_file if spacing_mm is None else spacing_mm
+    check_spacing(spacing_mm)
+    return image, spacing_mm
 
 
 def segmented_object(
@@ -397,4 +451,4 @@ def with_texts(
     return results
 
 
-__all__ = ["TASK", "CCSamPipeline", "SegmentationResult"]
+__all__ = ["TASK", "CCSamPipeline", "EncodedImage", "SegmentationResult"]
