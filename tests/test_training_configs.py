@@ -56,11 +56,19 @@ def test_every_file_is_a_run_with_a_valid_model(name):
     assert set(run.targets) | set(run.target_weights) <= set(TARGETS)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "/" in name or name.startswith("us30k")])
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith(("table1/", "task_specific/", "us30k"))])
 def test_runs_on_us30k_train_on_seen_sets_alone(name):
     run = read(name)
     assert run.data != SIMULATOR
     assert run.datasets and set(run.datasets) <= set(SEEN)
+
+
+def test_the_models_to_compare_differ_in_their_branches_alone_and_leave_two_targets_unseen():
+    assert differing_fields("comparison/samus.yaml", "comparison/ccsam.yaml") == {"model"}
+    models = [read(f"comparison/{name}.yaml").model for name in ("samus", "ccsam")]
+    assert models[0] == models[1] | {"cnn_branch": "samus", "fusion": "cross_branch"}
+    unseen = set(TARGETS) - set(read("comparison/ccsam.yaml").target_weights)
+    assert unseen == {"thyroid nodule", "left atrium"}
 
 
 def test_table_1_has_a_file_for_every_row_and_no_other():

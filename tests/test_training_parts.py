@@ -208,6 +208,12 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
     assert len({tuple(order(seed, epoch)) for seed in (3, 4) for epoch in (0, 1, 2)}) == 6
 
 
+def test_an_epoch_has_whole_batches_alone():
+    sampler = EpochOrder(50, 3, batch_size=8)
+    assert list(sampler) == list(EpochOrder(50, 3))[:48] and len(sampler) == 48
+    assert len(EpochOrder(5, 3, batch_size=8)) == 5  # fewer samples than a batch are one step
+
+
 def assert_same(first: dict, second: dict) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():

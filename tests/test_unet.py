@@ -202,7 +202,7 @@ def test_a_run_that_was_stopped_ends_as_it_would_have(run, tmp_path, monkeypatch
     run = replace(run, max_steps=3, eval_every=3, save_every=2, ema_decay=0.5)
     train_unet(run)
     stopped = replace(run, output_dir=str(tmp_path / "stopped"))
-    log = training.log
+    log = loop.log
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
 
         def stop_at_third_step(accelerator, output_dir, entry):
@@ -210,7 +210,7 @@ def test_a_run_that_was_stopped_ends_as_it_would_have(run, tmp_path, monkeypatch
                 raise KeyboardInterrupt
             log(accelerator, output_dir, entry)
 
-        patch.setattr(training, "log", stop_at_third_step)
+        patch.setattr(loop, "log", stop_at_third_step)
         train_unet(stopped)
     assert not (tmp_path / "stopped" / "best").exists()
     train_unet(stopped)

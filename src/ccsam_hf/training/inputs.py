@@ -56,23 +56,29 @@ class SimulatedSamples(SampleMaker, Dataset):
 class EpochOrder(Sampler[int]):
     """An order drawn anew for each epoch from seed and epoch alone.
 
+    The last samples of the order, too few for a batch, wait for another epoch: a step of the optimizer has a whole
+    batch, in however many parts and processes it is computed. Fewer samples than a batch are one step.
+
     Args:
         count: number of samples.
         seed: of the draw.
+        batch_size: samples of a step, of all parts and processes.
     """
 
-    def __init__(self, count: int, seed: int):
+    def __init__(self, count: int, seed: int, batch_size: int = 1):
         self.count, self.seed, self.epoch = count, seed, 0
+        self.length = count - count % batch_size if count >= batch_size else count
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next pass."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        return iter(order[: self.length].tolist())
 
 
 def build_samples(run: RunConfig) -> tuple[SampleMaker, SampleMaker]:

@@ -11,7 +11,8 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from huggingface_hub import HfApi
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -59,8 +61,26 @@ class Progress:
         vars(self).update(state)
 
 
+@dataclass(frozen=True)
+class Learner:
+    """What a run trains.
+
+    Args:
+        network: batch -> loss, its terms by name, and mask logits (B, 256, 256) by prompt.
+        prompts: those whose mean Dice chooses the best checkpoint.
+        writer: the network as Accelerate prepared it, with the weights to be kept in place -> what writes them into a
+            folder. Every process calls it; the first one alone calls what it returns.
+        libraries: names of the distributions whose versions are kept with a checkpoint.
+    """
+
+    network: nn.Module
+    prompts: list[str]
+    writer: Callable[[Accelerator, nn.Module], Callable[[Path], None]]
+    libraries: tuple[str, ...]
+
+
 def train(run: RunConfig) -> dict[str, float]:
-    """Train, or go on with a training that was stopped.
+    """Train a CC-SAM, or go on with a training that was stopped.
 
     Returns:
         The scores of the best checkpoint: "dice_<prompt>" in percent and "hd_<prompt>" in pixels of 256x256.
@@ -70,17 +90,44 @@ def train(run: RunConfig) -> dict[str, float]:
         FloatingPointError: a loss is not finite; the message names the samples.
         ValueError: settings that do not fit together.
     """
-    output_dir = Path(run.output_dir)
-    accelerator = build_accelerator(run, output_dir)
-    seed_everything(run.seed, 0)
-    training_samples, validation_samples = build_samples(run)
-    order = EpochOrder(len(training_samples), run.seed)
-    train_loader, eval_loader = build_loaders(run, accelerator, training_samples, validation_samples, order)
+    scores = train_learner(run, ccsam_learner)
+    if run.push_to_hub and PartialState().is_main_process:
+        push(Path(run.output_dir) / "best", run.push_to_hub)
+    return scores
 
+
+def ccsam_learner(run: RunConfig, training_samples: Any, validation_samples: Any) -> Learner:
+    """The model of a run with its prompts; the samples do not change it."""
     model = build_model(run)
     adapted = choose_what_learns(model, run)
     grounder = None if run.grounder is None else TextGrounder.from_pretrained(run.grounder)
     network = PromptedLoss(model, run.prompts, run.correction_clicks, grounder)
+
+    def writer(accelerator: Accelerator, prepared: nn.Module) -> Callable[[Path], None]:
+        if adapted is not None:
+            return partial(write_model, finished(adapted), None)
+        gathered = accelerator.get_state_dict(prepared)  # whole, also where processes hold parts of it
+        return partial(write_model, model, {name.split("model.", 1)[1]: each for name, each in gathered.items()})
+
+    return Learner(network, run.prompts, writer, ("ccsam-hf", "torch", "transformers", "accelerate"))
+
+
+def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Learner]) -> dict[str, float]:
+    """The life of a run of anything that learns masks; see `train`.
+
+    Args:
+        run: what the learner does not use of it has no effect.
+        learner_of: run, training and validation samples -> [`Learner`].
+    """
+    output_dir = Path(run.output_dir)
+    accelerator = build_accelerator(run, output_dir)
+    seed_everything(run.seed, 0)
+    training_samples, validation_samples = build_samples(run)
+    order = EpochOrder(len(training_samples), run.seed, run.batch_size)
+    train_loader, eval_loader = build_loaders(run, accelerator, training_samples, validation_samples, order)
+
+    learner = learner_of(run, training_samples, validation_samples)
+    network = learner.network
     optimizer = build_optimizer(network, run.learning_rate, run.weight_decay, run.optimizer, run.adam_epsilon)
     network, optimizer, train_loader, eval_loader = accelerator.prepare(network, optimizer, train_loader, eval_loader)
     steps_of_epoch = math.ceil(len(train_loader) / run.gradient_accumulation_steps)
@@ -91,7 +138,7 @@ def train(run: RunConfig) -> dict[str, float]:
     accelerator.register_for_checkpointing(schedule, average, progress)
     start_or_resume(run, output_dir, accelerator, progress)
 
-    save = partial(save_checkpoint, run, accelerator, network, model, adapted, average, output_dir)
+    save = partial(save_checkpoint, run, accelerator, learner, network, average, output_dir)
     eval_every = run.eval_every or steps_of_epoch
     started, window = time.time(), Window()
     bar = tqdm(total=total_steps, initial=progress.step, desc="train", disable=not shows_bar(accelerator))
@@ -132,7 +179,7 @@ def train(run: RunConfig) -> dict[str, float]:
             if progress.step % eval_every == 0 or is_last:
                 scores = validate(network, average, eval_loader, accelerator)
                 log(accelerator, output_dir, {"step": progress.step, **scores})
-                score = float(np.mean([scores[f"dice_{kind}"] for kind in run.prompts]))
+                score = float(np.mean([scores[f"dice_{kind}"] for kind in learner.prompts]))
                 is_best = score > progress.best
                 progress.best, progress.since_best = (
                     max(score, progress.best),
@@ -147,8 +194,6 @@ def train(run: RunConfig) -> dict[str, float]:
             progress.epoch, progress.batch = progress.epoch + 1, 0
     bar.close()
     accelerator.wait_for_everyone()
-    if run.push_to_hub and accelerator.is_main_process:
-        push(output_dir / "best", run.push_to_hub)
     accelerator.end_training()
     return json.loads((output_dir / "best" / "training.json").read_text())["validation"]
 
@@ -188,7 +233,7 @@ def build_loaders(
     size = run.batch_size // parts
     generator = torch.Generator()  # seeds workers; the global one belongs to the model
     options = {"num_workers": run.num_workers, "generator": generator, "pin_memory": torch.cuda.is_available()}
-    train_loader = DataLoader(training, size, sampler=order, drop_last=len(training) >= run.batch_size, **options)
+    train_loader = DataLoader(training, size, sampler=order, **options)
     return train_loader, DataLoader(validation, size, **options)
 
 
@@ -254,28 +299,22 @@ def validate(network, average: TrainableAverage, loader: DataLoader, accelerator
 def save_checkpoint(
     run: RunConfig,
     accelerator: Accelerator,
-    network: Any,
-    model: CCSamModel,
-    adapted: Any,
+    learner: Learner,
+    network: nn.Module,
     average: TrainableAverage,
     output_dir: Path,
     step: int,
     scores: dict[str, float],
     names: list[str],
 ) -> None:
-    """Write model and processor with the averaged weights into folders that appear whole."""
+    """Write what was learnt, with the averaged weights, into folders that appear whole."""
     record = {"run": published(run), "step": step, "validation": scores}
-    record["versions"] = {name: version(name) for name in ("ccsam-hf", "torch", "transformers", "accelerate")}
+    record["versions"] = {name: version(name) for name in learner.libraries}
     with average.in_place():
-        if adapted is None:
-            gathered = accelerator.get_state_dict(network)  # whole, also where processes hold parts of it
-            weights = {name.split("model.", 1)[1]: tensor for name, tensor in gathered.items()}
-            whole = model
-        else:
-            whole, weights = finished(adapted), None
+        write = learner.writer(accelerator, network)
         if accelerator.is_main_process:
             for name in names:
-                write_folder(output_dir / name, partial(write_model, whole, weights), record)
+                write_folder(output_dir / name, write, record)
     accelerator.wait_for_everyone()
 
 
