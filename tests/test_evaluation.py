@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -350,6 +352,21 @@ def test_two_processes_give_the_rows_of_one_and_the_command_writes_the_report(ti
     one, two = (pandas.read_parquet(tmp_path / output / "cases.parquet") for output in ("one", "two"))
     pandas.testing.assert_frame_equal(one, two)
     assert len(one) == 5 * (1 + 2) + 5 and one["uncertainty"].notna().sum() == 15
+
+    killed = tmp_path / "killed"
+    command = [sys.executable, script, *arguments, f"--output={killed}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    unfinished = killed / harness.UNFINISHED
+    while process.poll() is None and not (unfinished.is_file() and unfinished.read_bytes().count(b"\n") > 2):
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL and unfinished.is_file()  # in the middle
+    finished = unfinished.read_bytes().count(b"\n")
+    assert 3 <= finished < 11  # a line for each model and image behind the first
+    subprocess.run(command, env=environment, capture_output=True, check=True, timeout=600)
+    pandas.testing.assert_frame_equal(pandas.read_parquet(killed / "cases.parquet"), one)
+    assert not unfinished.exists()
     assert (tmp_path / "two" / "report.html").is_file()
 
 

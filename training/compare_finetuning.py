@@ -60,9 +60,7 @@ SWEEP = {
         ("lora", 1e-3, 200),
         ("lora", 3e-4, 400),
         ("adapters", 1e-3, 400),
-        ("declared", 1e-3, 400),
         ("declared", 3e-4, 400),
-        ("all", 3e-4, 400),
     )
 }
 
