@@ -38,7 +38,7 @@ def without_paths(record: dict) -> dict:
 
 
 def main() -> None:
-    """Copy the files of one checkpoint folder; the card beside them is written by hand and stays."""
+    """Copy the files of one checkpoint folder; write_cards.py makes its card anew from new measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="best/ or last/ of a run")
     parser.add_argument("--grounder", action="store_true", help="it is the text grounder")

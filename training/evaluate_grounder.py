@@ -14,6 +14,7 @@ from pathlib import Path
 from ccsam_hf import TINY_GROUNDER, TextGrounder
 from ccsam_hf.descriptions import FORMS
 from ccsam_hf.evaluation.grounding import average_precision, scene_rows, summarize_grounding
+from ccsam_hf.evaluation.segmenters import about_module
 from train_grounder import SimulatedScenes
 
 TEST_SEEDS = 2_000_000_000
@@ -42,6 +43,7 @@ def main() -> None:
         for target, entry in results[form].items():
             print(f"  {target}: {json.dumps(entry)}")
     about = {"grounder": arguments.grounder, "tuned_on": grounder.settings.tuned_on, "scenes": len(chosen)}
+    about |= {"sha256": about_module(grounder.model, None)["sha256"]}
     about |= {"seed": arguments.seed, "versions": {name: version(name) for name in ("torch", "transformers")}}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps({**results, **about}, indent=2) + "\n")

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
 
-from ..data.card import card_template
 from ..data.cases import Case
 from ..data.readers import read_cases
 from ..data.splits import Splits, divide
 from ..evaluation.harness import evaluate_cases
 from ..evaluation.segmenters import CCSamSegmenter
 from ..evaluation.statistics import BASELINES, summarize
+from ..model_card import checkpoint_card
 from .files import write_folder
 from .loop import train
 from .run_config import RunConfig, published
@@ -113,7 +112,7 @@ def finetune(
         if (Path(model) / "grounder").is_dir():  # so that texts work with the new one as with the old one
             shutil.copytree(Path(model) / "grounder", folder / "grounder")
         base = Path(model).name if Path(model).is_dir() else str(model)
-        (folder / "README.md").write_text(finetuned_card(results, splits, base), encoding="utf-8")
+        (folder / "README.md").write_text(finetuned_card(folder, results, splits, base), encoding="utf-8")
         (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     write_folder(output, write)
@@ -152,31 +151,30 @@ def measure(checkpoint: str | Path, cases: list[Case]) -> dict[str, Any]:
     return {prompt: summarize(evaluate_cases(segmenter, cases, [prompt])) for prompt in PROMPTS}
 
 
-def finetuned_card(results: dict[str, Any], splits: Splits, base_model: str) -> str:
-    """The card of a fine-tuned checkpoint."""
-    rows = []
+def finetuned_card(folder: Path, results: dict[str, Any], splits: Splits, base_model: str) -> str:
+    """The card of a fine-tuned checkpoint that lies in a folder."""
+    rows, measured = [], []
     for prompt in PROMPTS:
         for when in ("before", "after"):
             scores = results[when][prompt]["all"]
             rows.append((prompt, when, scores["dice"], scores["hd_samus"], scores["n"]))
+        measured.append({"data": Path(results["run"]["data"]).name, "prompt": prompt, "target": "all", **scores})
         baseline = results["after"][prompt]["baseline"][BASELINES[prompt]]
         rows.append(
             (prompt, f"{BASELINES[prompt]}, blind to the image", baseline["dice"], baseline["hd_samus"], scores["n"])
         )
-    data = ModelCardData(
+    return checkpoint_card(
+        folder,
+        template="finetuned_card.md",
+        evaluation={"results": measured},
+        run=results["run"],
+        name="CC-SAM, fine-tuned",
         license="other",
         license_name="that-of-the-base-model-and-the-data",
         library_name="ccsam-hf",
         pipeline_tag="image-segmentation",
-        tags=["ultrasound", "medical", "ccsam"],
-    )
-    card = ModelCard.from_template(
-        data,
-        template_path=str(card_template("finetuned_card.md")),
         base=base_model,
         rows=rows,
         images=results["images"],
         rule=splits.rule,
-        run=results["run"],
     )
-    return card.content.rstrip() + "\n"

@@ -1,0 +1,270 @@
+"""A study, and a grounder's scores -> `evaluation.json` beside the weights that they measured (`study_record`).
+
+The file is small enough to lie in a checkpoint's folder; the card of the checkpoint takes its figures from it alone.
+It names the weights by their hashes, so that figures of other weights are refused and never shown.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..grounding import TextGrounder
+from .segmenters import CCSamSegmenter, about_module
+from .statistics import BASELINES
+
+NAME = "evaluation.json"
+SCORES = ("dice", "hd_samus", "hd_rows")
+ENTRY = ("model", "data", "prompt", "target")  # tells the entries of a summary apart
+DIGITS = 6  # that are kept of a number: more than any table shows
+PATH_IN_COMMAND = re.compile(r"(^|[=:])/\S*?([^/\s]+)/?$")
+
+
+def study_record(
+    study: str | Path,
+    folder: str | Path,
+    compared_with: str | None = None,
+    corrections: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """What a study measured of one CC-SAM checkpoint.
+
+    Args:
+        study: output folder of training/evaluate.py, with the checkpoint among its models.
+        folder: of the checkpoint.
+        compared_with: another model of the study; the record then holds how the checkpoint differs from it.
+        corrections: Dice by number of clicks, `{"model", "data", "n", "dice": [percent, ...]}` each, of models and
+            data sets of the study; the first click is that of the prompt "point".
+
+    Returns:
+        "weights", file name -> SHA-256; "state_sha256" of names and values; "protocol", "command", "versions"; "data",
+        its hash and targets among it; "results", one entry for each data set and prompt, and for each target where
+        there are several: n, how many of them were found, and for "dice" (percent), "hd_samus" and "hd_rows" (pixels
+        of 256x256) mean and ci95, and the same of the blind baseline; "compared", "corrections" where there are any.
+
+    Raises:
+        FileNotFoundError: a file of the study is missing.
+        ValueError: the study measured other weights, lacks the model to compare with, or contradicts a correction.
+    """
+    about, entries = read_study(study, "study.json"), read_study(study, "summary.json")
+    state = CCSamSegmenter.load(folder).about["sha256"]
+    model = name_of(state, about, folder)
+    record = {
+        "weights": file_hashes(folder),
+        "state_sha256": state,
+        **conditions(about),
+        "data": [data | {"targets": targets_of(entries, data["name"])} for data in about["data"]],
+        "results": results_of(entries, model),
+    }
+    if compared_with is not None:
+        record["compared"] = compared(read_study(study, "comparisons.json"), model, compared_with)
+    if corrections:
+        record["corrections"] = [
+            {"model": model_role(each["model"], model), **checked_correction(each, entries)} for each in corrections
+        ]
+    return record
+
+
+def grounding_record(
+    scores: str | Path, folder: str | Path, study: str | Path | None = None, model: str | Path | None = None
+) -> dict[str, Any]:
+    """What was measured of one text grounder.
+
+    Args:
+        scores: JSON file of training/evaluate_grounder.py.
+        folder: of the grounder.
+        study: output folder of training/evaluate.py with this grounder, for the way from the text to the mask.
+        model: folder of the CC-SAM that the study gave the boxes to; needed with a study.
+
+    Returns:
+        "weights" and "state_sha256" as in `study_record`; "scenes", "seed", "versions"; "results", an entry of
+        `ccsam_hf.evaluation.grounding.summarize_grounding` for each form of the text and target, "form" and "target"
+        among it; "average_precision" by form; "masks", protocol, command, versions, data and results of the study.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: other weights were measured.
+    """
+    content = json.loads(Path(scores).read_text(encoding="utf-8"))
+    grounder = TextGrounder.from_pretrained(folder).model
+    state = about_module(grounder, None)["sha256"]
+    check_state(content.get("sha256"), state, scores, folder)
+    forms = {name: entry for name, entry in content.items() if isinstance(entry, dict) and "all" in entry}
+    record = {
+        "weights": file_hashes(folder),
+        "state_sha256": state,
+        "scenes": content["scenes"],
+        "seed": content["seed"],
+        "versions": content["versions"],
+        "average_precision": {form: rounded(entries["average_precision"]) for form, entries in forms.items()},
+        "results": [
+            {"form": form, "target": target} | {name: rounded(value) for name, value in entry.items()}
+            for form, entries in forms.items()
+            for target, entry in entries.items()
+            if target != "average_precision"
+        ],
+    }
+    if study is not None:
+        about, entries = read_study(study, "study.json"), read_study(study, "summary.json")
+        check_state((about["grounder"] or {}).get("sha256"), state, study, folder)
+        name = name_of(CCSamSegmenter.load(model).about["sha256"], about, model)
+        found = [entry for entry in results_of(entries, name) if entry["prompt"] == "text"]
+        record["masks"] = {"model": name, **conditions(about), "data": about["data"], "results": found}
+    return record
+
+
+def write_record(folder: str | Path, record: dict[str, Any]) -> None:
+    """Write `evaluation.json`, an entry of a list on a line of its own."""
+    parts = []
+    for name, value in record.items():
+        text = json.dumps(value, allow_nan=False)
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(json.dumps(each, allow_nan=False) for each in value) + "\n ]"
+        parts.append(f" {json.dumps(name)}: {text}")
+    path = Path(folder) / NAME
+    unfinished = path.with_name(NAME + ".unfinished")
+    unfinished.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def read_record(folder: str | Path) -> dict[str, Any] | None:
+    """The content of `evaluation.json`; None where the folder has none.
+
+    Raises:
+        ValueError: it is a record of other weights than those in the folder.
+    """
+    path = Path(folder) / NAME
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record.get("weights") != file_hashes(folder):
+        raise ValueError(
+            f"{path} is not of the weights beside it; expected the hashes of {', '.join(file_hashes(folder))}: "
+            "evaluate these weights, or remove the file"
+        )
+    return record
+
+
+def file_hashes(folder: str | Path) -> dict[str, str]:
+    """File name -> SHA-256 of each file of weights in a folder; FileNotFoundError where there is none."""
+    paths = sorted(Path(folder).glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"{folder} has no *.safetensors; expected the folder of a checkpoint")
+    return {path.name: file_hash(path) for path in paths}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- parts of a study ------------------------------------------------------------------------------------------------
+
+
+def read_study(study: str | Path, name: str) -> Any:
+    """The content of one of its JSON files; FileNotFoundError where it is missing."""
+    path = Path(study) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; expected the output folder of a finished training/evaluate.py")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def name_of(state: str, about: dict[str, Any], folder: str | Path) -> str:
+    """Name of the model of a study that has this state; ValueError where none has."""
+    for model in about["models"]:
+        if model.get("sha256") == state:
+            return model["name"]
+    found = {model["name"]: model.get("sha256", "")[:12] for model in about["models"]}
+    raise ValueError(
+        f"the study measured {found}, none of them the weights in {folder} ({state[:12]}): evaluate these weights"
+    )
+
+
+def check_state(measured: str | None, state: str, where: str | Path, folder: str | Path) -> None:
+    """ValueError unless the grounder that was measured is that of the folder."""
+    if measured != state:
+        raise ValueError(
+            f"{where} measured the grounder {str(measured)[:12]} and not the one in {folder} ({state[:12]}): evaluate "
+            "these weights"
+        )
+
+
+def conditions(about: dict[str, Any]) -> dict[str, Any]:
+    """Protocol, versions, and the command with absolute paths by their last part alone."""
+    parts = [PATH_IN_COMMAND.sub(r"\1\2", part) for part in shlex.split(about["command"])]
+    return {"protocol": about["protocol"], "command": shlex.join(parts), "versions": about["versions"]}
+
+
+def targets_of(entries: Sequence[dict], data: str) -> list[str]:
+    """Names of the targets in a data set."""
+    return sorted({entry["target"] for entry in entries if entry["data"] == data} - {"all"})
+
+
+def results_of(entries: Sequence[dict], model: str) -> list[dict[str, Any]]:
+    """The entries of one model, each with its baseline; of a single target that of all stands for it."""
+    by_key = {tuple(entry[name] for name in ENTRY): entry for entry in entries}
+    found = []
+    for (name, data, prompt, target), entry in by_key.items():
+        if name != model or (target != "all" and len(targets_of(entries, data)) == 1):
+            continue
+        baseline = by_key[f"{BASELINES[prompt]} (blind)", data, prompt, target]
+        found.append(
+            {"data": data, "prompt": prompt, "target": target, "n": entry["n"]}
+            | {"found": entry["n"] - entry["n_missed"], "failed": entry["n_failed"]}
+            | scores_of(entry)
+            | {"baseline": {"name": BASELINES[prompt], **scores_of(baseline)}}
+        )
+    return found
+
+
+def scores_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """Mean and interval of each score that is kept."""
+    return {
+        name: {"mean": rounded(entry[name]["mean"]), "ci95": [rounded(each) for each in entry[name]["ci95"]]}
+        for name in SCORES
+    }
+
+
+def compared(comparisons: Sequence[dict], model: str, other: str) -> list[dict[str, Any]]:
+    """Change in Dice from the other model to this one, for each data set and prompt; ValueError without any."""
+    found = []
+    for each in comparisons:
+        if each["score"] != "dice" or {each["model_a"], each["model_b"]} != {model, other}:
+            continue
+        sign = 1 if each["model_b"] == model else -1
+        found.append(
+            {"with": other, "data": each["data"], "prompt": each["prompt"], "n": each["n"]}
+            | {"difference": rounded(sign * each["difference"])}
+            | {"ci95": sorted(rounded(sign * bound) for bound in each["ci95"])}
+        )
+    if not found:
+        raise ValueError(f"the study does not compare {model!r} with {other!r}; expected both among its models")
+    return found
+
+
+def model_role(name: str, model: str) -> str:
+    """Name of another model; "this" for the checkpoint itself."""
+    return "this" if name == model else name
+
+
+def checked_correction(correction: dict[str, Any], entries: Sequence[dict]) -> dict[str, Any]:
+    """Data, number of cases and Dice by clicks; ValueError where the first click is not what the study measured."""
+    key = (correction["model"], correction["data"], "point", "all")
+    entry = next((each for each in entries if tuple(each[name] for name in ENTRY) == key), None)
+    told = f"{correction['dice'][0]} of {correction['n']}"
+    measured = entry and f"{entry['dice']['mean']:.1f} of {entry['n']}"
+    if told != measured:
+        raise ValueError(
+            f"the first click of {key[0]!r} on {key[1]!r} has a Dice of {told} cases among the corrections and of "
+            f"{measured} in the study: measure both with the same weights and data"
+        )
+    return {name: correction[name] for name in ("data", "n", "dice")}
+
+
+def rounded(value: float | None) -> float | None:
+    """With the digits that are kept."""
+    return value if value is None or isinstance(value, int) else float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,84 @@
+r"""Write `evaluation.json` and the card of the bundled checkpoint and of its text grounder from what was measured.
+
+    ccsam-hf data simulate --output sim --count 300 --seed 2000000000
+    python training/evaluate.py --output results/study --model "first lesson=ccsam:runs/tiny/best" \
+        --model ccsam-tiny=ccsam:src/ccsam_hf/assets/ccsam-tiny --grounder src/ccsam_hf/assets/ccsam-tiny/grounder \
+        --data simulated=folder:sim --data BUSI=busi:BUSI --seen simulated --unseen BUSI --prompt box point text
+    python training/evaluate_grounder.py --output results/grounder.json
+    python training/evaluate_corrections.py --data sim > results/corrections-sim.txt
+    python training/write_cards.py --study results/study --grounder results/grounder.json \
+        --compared-with "first lesson" --corrections ccsam-tiny simulated results/corrections-sim.txt
+
+`--corrections` comes once for each model and data set, `--compared-with` where the study has another model. Without
+`--study` the cards alone are written anew, from the `evaluation.json` that lie there. Figures of other weights than
+the bundled ones are refused.
+"""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ccsam_hf import TINY, TINY_GROUNDER
+from ccsam_hf.evaluation.record import grounding_record, study_record, write_record
+from ccsam_hf.model_card import checkpoint_card, grounder_card
+
+PRINTED = re.compile(r"(\d+) cases, Dice by number of clicks: (\[[\d., ]+\])")  # by training/evaluate_corrections.py
+
+
+def tiny_card(folder: str | Path = TINY) -> str:
+    """The card of ccsam-tiny."""
+    tags = ("simulated-data",)
+    return checkpoint_card(folder, template="ccsam-tiny.md", name="ccsam-tiny", license="apache-2.0", tags=tags)
+
+
+def tiny_grounder_card(folder: str | Path = TINY_GROUNDER) -> str:
+    """The card of its grounder."""
+    return grounder_card(
+        folder, template="ccsam-tiny-grounder.md", name="ccsam-tiny-grounder", tags=("simulated-data",)
+    )
+
+
+def corrections_in(model: str, data: str, path: str | Path) -> dict[str, Any]:
+    """What training/evaluate_corrections.py printed into a file, of a model and data set of the study."""
+    found = PRINTED.findall(Path(path).read_text(encoding="utf-8"))
+    if len(found) != 1:
+        raise ValueError(f"{path} has {len(found)} lines of training/evaluate_corrections.py; expected one")
+    return {"model": model, "data": data, "n": int(found[0][0]), "dice": json.loads(found[0][1])}
+
+
+def write_card(folder: str | Path, text: str) -> None:
+    """Write README.md in one piece."""
+    unfinished = Path(folder) / "README.md.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, Path(folder) / "README.md")
+
+
+def main(texts: Sequence[str] | None = None, tiny: str | Path = TINY, grounder: str | Path = TINY_GROUNDER) -> None:
+    """Write the files into the two folders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--study", type=Path, help="output of training/evaluate.py")
+    parser.add_argument("--grounder", type=Path, help="output of training/evaluate_grounder.py")
+    parser.add_argument("--compared-with", metavar="MODEL", help="another model of the study")
+    parser.add_argument("--corrections", nargs=3, action="append", default=[], metavar=("MODEL", "DATA", "FILE"))
+    arguments = parser.parse_args(texts)
+    if (arguments.study is None) != (arguments.grounder is None):
+        parser.error("--study and --grounder belong together")
+    if arguments.study is not None:
+        corrections = [corrections_in(*each) for each in arguments.corrections]
+        records = {
+            tiny: study_record(arguments.study, tiny, arguments.compared_with, corrections),
+            grounder: grounding_record(arguments.grounder, grounder, arguments.study, tiny),
+        }
+        for folder, record in records.items():
+            write_record(folder, record)
+    cards = {tiny: tiny_card(tiny), grounder: tiny_grounder_card(grounder)}
+    for folder, text in cards.items():
+        write_card(folder, text)
+
+
+if __name__ == "__main__":
+    main()
