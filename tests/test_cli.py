@@ -1,9 +1,13 @@
 """The command line writes exactly the documented files, and answers wrong input with status 2 and one line."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,7 +15,10 @@ from PIL import Image
 
 from ccsam_hf import CCSamImageProcessor, CCSamProcessor
 from ccsam_hf.cli import main
+from ccsam_hf.data.readers import read_cases
+from ccsam_hf.image_files import read_image
 from ccsam_hf.pipeline_ccsam import CCSamPipeline
+from test_image_files import region, write_dicom
 
 BOX = ["--box", "30", "20", "120", "90"]
 SECOND_BOX = ["--box", "60", "50", "150", "110"]
@@ -140,10 +147,183 @@ def test_a_failed_write_leaves_nothing_half_written(segment, case, tmp_path, cap
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("ccsam_hf.cli.os.replace", full_disk)
+    monkeypatch.setattr("ccsam_hf.cli_segment.os.replace", full_disk)
     assert segment(case, *BOX) == 2
     assert "No space left" in capsys.readouterr().err
     assert written(tmp_path) == []
+
+
+# --- folders and files for other programs ----------------------------------------------------------------------------
+
+IDENTITY = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1"}
+
+
+@pytest.fixture
+def folder(tmp_path, rng) -> Path:
+    """Two pictures, one of them in a folder below, and files that are none."""
+    root = tmp_path / "images"
+    (root / "sub").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    for name in ("b.png", "sub/a.jpg", ".hidden/c.png"):
+        Image.fromarray(rng.integers(0, 256, (120, 200), dtype=np.uint8)).save(root / name)
+    (root / "notes.txt").write_text("no image")
+    (root / "sub" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    return root
+
+
+def mask_of(tmp_path, name: str) -> np.ndarray:
+    return np.asarray(Image.open(tmp_path / "out" / name)) > 0
+
+
+def test_a_folder_is_all_images_in_it_and_the_rest_is_named(segment, folder, tmp_path, capsys):
+    assert segment(str(folder), *BOX) == 0
+    assert written(tmp_path) == [f"{stem}{end}" for stem in "ab" for end in (".json", "_mask.png", "_overlay.png")]
+    captured = capsys.readouterr()
+    assert captured.out.index("b.png: ") < captured.out.index("a.jpg: ")  # by path, not by name
+    passed_over = [folder / "notes.txt", folder / "sub" / "DICOMDIR"]
+    assert captured.err.splitlines() == [f"{path}: no image, passed over" for path in passed_over]
+
+
+def test_folders_that_cannot_be_used_are_refused(segment, folder, tmp_path, capsys, model_dir):
+    Image.open(folder / "b.png").save(folder / "sub" / "b.bmp")
+    assert segment(str(folder), *BOX) == 2
+    assert "b.png and" in (error := capsys.readouterr().err) and "would both write b_mask.png" in error
+    (folder / "sub" / "b.bmp").write_bytes(b"damaged")
+    assert segment(str(folder / "sub"), *BOX) == 2
+    assert "b.bmp is not an image that can be read" in (error := capsys.readouterr().err) and error.count("\n") == 1
+    assert segment(str(tmp_path), *BOX) == 2
+    assert "whose images are segmented; expected another folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert segment(str(tmp_path / "empty"), *BOX) == 2
+    assert "empty holds no image" in capsys.readouterr().err
+    assert written(tmp_path) == []
+
+
+def test_coco_of_a_folder_is_read_back_beside_its_images(segment, folder, tmp_path, capsys):
+    assert segment(str(folder), *BOX, *SECOND_BOX, "--annotations", "coco") == 0
+    assert "2 image(s), 0 without objects, in annotations_coco.json" in capsys.readouterr().out
+    shutil.copy(tmp_path / "out" / "annotations_coco.json", folder / "annotations.json")
+    cases = {case.name: case for case in read_cases(folder, "coco")}
+    assert cases.keys() == {"b", "sub/a"} and {case.target for case in cases.values()} == {"object"}
+    for name, case in cases.items():
+        masks = [mask_of(tmp_path, f"{Path(name).name}_mask_{i}.png") for i in range(2)]
+        assert np.array_equal(case.mask, masks[0] | masks[1])
+
+
+def test_annotations_for_every_tool_in_one_call(segment, folder, tmp_path):
+    tools = ["--annotations", "coco", "--annotations", "cvat", "--annotations", "label-studio"]
+    assert segment(str(folder), *BOX, *tools, "--image-prefix", "/data/local-files/?d=us/") == 0
+    files = ["annotations_coco.json", "annotations_cvat.xml", "annotations_label_studio.json", "label_config.xml"]
+    assert [name for name in written(tmp_path) if name.startswith(("annotations", "label"))] == files
+    tasks = json.loads((tmp_path / "out" / files[2]).read_text())
+    names = ["b.png", "sub/a.jpg"]
+    assert [task["data"]["image"] for task in tasks] == [f"/data/local-files/?d=us/{name}" for name in names]
+    cvat = ElementTree.parse(tmp_path / "out" / files[1]).getroot()
+    assert [image.get("name") for image in cvat.findall("image")] == names
+    assert 'value="object"' in (tmp_path / "out" / files[3]).read_text()
+
+
+def test_an_image_where_nothing_was_found_is_listed_without_objects(segment, folder, tmp_path, capsys, monkeypatch):
+    real = CCSamPipeline.__call__
+    reason = "the best box scores 0.1, below 0.3"
+
+    def half_found(self, image, **prompts):
+        (result,) = real(self, image, boxes=[[30, 20, 120, 90]])
+        fields = {"label": "cyst", "text": "cyst"}
+        if not half_found.calls:
+            nothing = np.zeros_like(result.mask)
+            fields |= {"mask": nothing, "box": None, "score": 0.0, "reason": reason}
+        half_found.calls += 1
+        return [dataclasses.replace(result, **fields)]
+
+    half_found.calls = 0
+    monkeypatch.setattr(CCSamPipeline, "__call__", half_found)
+    assert segment(str(folder), "--text", "cyst", "--annotations", "coco", "--annotations", "label-studio") == 0
+    out = capsys.readouterr().out
+    assert f"b.png: {reason}" in out and out.endswith("\nwithout objects: b.png\n") and "1 without objects" in out
+    content = json.loads((tmp_path / "out" / "annotations_coco.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["b.png", "sub/a.jpg"]
+    assert [category["name"] for category in content["categories"]] == ["cyst"]
+    assert [annotation["image_id"] for annotation in content["annotations"]] == [2]
+    tasks = json.loads((tmp_path / "out" / "annotations_label_studio.json").read_text())
+    assert [len(task["predictions"]) for task in tasks] == [0, 1]
+
+
+def test_what_labelling_tools_do_not_show_as_it_is_comes_along_as_png(segment, tmp_path, rng):
+    values = rng.integers(0, 256, (120, 200), dtype=np.uint8)
+    write_dicom(tmp_path / "us.dcm", values)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(values.T.copy()).save(tmp_path / "turned.jpg", exif=turned)
+    Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    pages = [Image.fromarray(values), Image.fromarray(255 - values)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    paths = [str(tmp_path / name) for name in ("us.dcm", "turned.jpg", "deep.png", "pages.tif")]
+    assert segment(*paths, *BOX, "--annotations", "coco") == 0
+    cases = read_cases(tmp_path / "out", "coco")
+    assert [case.name for case in cases] == ["deep_image", "pages_image", "turned_image", "us_image"]
+    assert np.array_equal(cases[3].image, values) and np.array_equal(cases[0].image, values)
+    assert np.array_equal(cases[2].image, read_image(tmp_path / "turned.jpg")[0])
+    assert all(np.array_equal(case.mask, mask_of(tmp_path, f"{case.name[:-6]}_mask.png")) for case in cases)
+
+
+def test_formats_of_a_picture(segment, case, tmp_path):
+    nibabel, highdicom = pytest.importorskip("nibabel"), pytest.importorskip("highdicom")
+    formats = ["--format", "png", "--format", "nifti", "--format", "dicom-seg"]
+    assert segment(case, *BOX, *SECOND_BOX, *formats, "--spacing", "0.5", "0.25") == 0
+    extra = {"case_image.dcm", "case_masks.nii.gz", "case_seg.dcm"}
+    plain = {"case.json", "case_mask_0.png", "case_mask_1.png", "case_overlay.png"}
+    assert set(written(tmp_path)) == extra | plain
+    masks = np.stack([mask_of(tmp_path, f"case_mask_{i}.png") for i in range(2)])
+    labels = nibabel.load(tmp_path / "out" / "case_masks.nii.gz")
+    assert np.array_equal(labels.affine, np.diag([-0.25, -0.5, 1, 1]))
+    assert np.array_equal(np.asarray(labels.dataobj).T > 0, masks.any(axis=0))
+    picture, spacing = read_image(tmp_path / "out" / "case_image.dcm")
+    assert np.array_equal(picture, Image.open(case)) and spacing == (0.5, 0.25)
+    segmentation = highdicom.seg.segread(tmp_path / "out" / "case_seg.dcm")
+    ((_, _, source),) = segmentation.get_source_image_uids()
+    (pixels,) = segmentation.get_pixels_by_source_instance([source])
+    assert np.array_equal(np.moveaxis(pixels, 2, 0), masks)
+
+
+def test_a_frame_of_a_loop_in_all_formats(segment, tmp_path, rng):
+    highdicom, nibabel = pytest.importorskip("highdicom"), pytest.importorskip("nibabel")
+    loop = rng.integers(0, 256, (3, 120, 200), dtype=np.uint8)
+    attributes = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.3.1", "SequenceOfUltrasoundRegions": [region(0.02, 0.01)]}
+    path = write_dicom(tmp_path / "loop.dcm", loop, **IDENTITY, **attributes)
+    formats = ["--format", "nifti", "--format", "dicom-seg", "--annotations", "coco"]
+    assert segment(str(path), *BOX, "--frame", "2", *formats) == 0
+    assert "loop_image.dcm" not in written(tmp_path)  # the source is DICOM itself
+    assert np.array_equal(Image.open(tmp_path / "out" / "loop_image.png"), loop[2])
+    mask = mask_of(tmp_path, "loop_mask.png")
+    segmentation = highdicom.seg.segread(tmp_path / "out" / "loop_seg.dcm")
+    assert np.array_equal(segmentation.get_pixels_by_source_frame("1.2.3.4", [3])[0, ..., 0], mask)
+    affine = nibabel.load(tmp_path / "out" / "loop_masks.nii.gz").affine
+    assert np.allclose(affine, np.diag([-0.1, -0.2, 1, 1]))
+    assert segment(str(path), *BOX, "--frame", "3") == 2
+
+
+def test_a_dicom_file_that_no_segmentation_can_refer_to_stops_before_any_is_written(
+    segment, case, tmp_path, rng, capsys
+):
+    pytest.importorskip("highdicom")
+    path = write_dicom(tmp_path / "us.dcm", rng.integers(0, 256, (120, 200), dtype=np.uint8))
+    assert segment(case, str(path), *BOX, "--format", "dicom-seg") == 2
+    assert "us.dcm: the source lacks StudyInstanceUID" in (error := capsys.readouterr().err)
+    assert error.count("\n") == 1 and written(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("library", "option"),
+    [("nibabel", "--format=nifti"), ("highdicom", "--format=dicom-seg"), ("pycocotools", "--annotations=coco")],
+)
+def test_an_absent_library_is_said_before_the_model_is_loaded(
+    segment, case, tmp_path, capsys, monkeypatch, library, option
+):
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(CCSamPipeline, "from_pretrained", None)
+    assert segment(case, *BOX, option) == 2
+    assert f"{library}: pip install ccsam-hf[data]" in capsys.readouterr().err and written(tmp_path) == []
 
 
 def test_an_output_that_is_a_file_is_refused(case, model_dir, capsys):

@@ -5,32 +5,22 @@ typer's annotations.
 """
 
 import argparse
-import io
-import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub.errors import StrictDataclassError
-from PIL import Image
 from safetensors import SafetensorError
 from transformers.utils import logging
 
 from . import TINY
 from .cli_data import add_data
+from .cli_segment import add_grounder, add_segment
 from .data.cases import SPLITS
 from .data.readers import LAYOUTS
-from .descriptions import FORMS, to_phrase
 from .evaluation.protocol import PROMPTS, PROTOCOLS
-from .grounding import FALLBACKS
-from .image_files import read_image
-from .measurements import check_spacing
-from .pipeline_ccsam import CCSamPipeline, SegmentationResult
-from .visualization import heatmap, overlay
+from .hub import push_checkpoint, repository_files, repository_url
 
 CHECKPOINT_KINDS = ("sam", "samus", "medsam", "radimagenet")
 GROUNDING_DINO = "grounding-dino"
@@ -73,49 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_convert(commands)
     add_data(commands)
+    add_push(commands)
     return parser
-
-
-def add_segment(commands: Any) -> None:
-    """Declare `segment`."""
-    text = "Segment objects named by a text, or marked by boxes or points in pixels; the same for every IMAGE."
-    command = commands.add_parser("segment", help="masks, overlays and measurements of images", description=text)
-    command.add_argument("image", nargs="+", type=Path, metavar="IMAGE", help="PNG, JPEG, TIFF, BMP or DICOM file")
-    command.add_argument("--model", default=TINY, help="folder or Hub id; the bundled ccsam-tiny if left out")
-    command.add_argument(
-        "--box", nargs=4, type=float, action="append", metavar=("X0", "Y0", "X1", "Y1"), help="one object each"
-    )
-    command.add_argument(
-        "--point",
-        nargs=3,
-        type=float,
-        action="append",
-        metavar=("X", "Y", "LABEL"),
-        help="LABEL 1 inside, 0 outside; all points, and one box beside them, mark one object",
-    )
-    command.add_argument("--text", action="append", metavar="T", help='one target each, such as "left ventricle"')
-    add_grounder(command)
-    command.add_argument("--form", choices=FORMS, help="what the text encoder reads; the grounder's own if left out")
-    command.add_argument("--box-threshold", type=float, metavar="S", help="score from which a text counts as found")
-    command.add_argument("--every-instance", action="store_true", help="all boxes of a text instead of the best one")
-    command.add_argument("--fallback", choices=FALLBACKS, help="what to segment where a text is not found; none")
-    command.add_argument(
-        "--spacing",
-        nargs=2,
-        type=float,
-        metavar=("MM_PER_ROW", "MM_PER_COLUMN"),
-        help="pixel spacing for measurements in mm; that of a DICOM file if left out",
-    )
-    command.add_argument("--num-samples", type=int, metavar="K", help="draws for the uncertainty map, at least 2")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR")
-    command.set_defaults(run=segment)
-
-
-def add_grounder(command: Any) -> None:
-    """Declare `--grounder`."""
-    command.add_argument(
-        "--grounder", metavar="DIR|ID", help="Grounding DINO that finds texts; the one beside the model if left out"
-    )
 
 
 def add_train(commands: Any) -> None:
@@ -174,140 +123,20 @@ def add_convert(commands: Any) -> None:
     command.set_defaults(run=convert)
 
 
-def segment(arguments: argparse.Namespace) -> None:
-    """Write masks, overlay and JSON of every image; all input is checked before the first is segmented."""
-    check_spacing(arguments.spacing)
-    check_files(arguments.image, arguments.output)
-    prompts, grounding = prompts_of(arguments), grounding_of(arguments)
-    pipe = CCSamPipeline.from_pretrained(arguments.model, arguments.grounder)
-    for path in arguments.image:
-        check_input(pipe, path, prompts)
-    for path in arguments.image:
-        image, spacing_of_file = read_image(path)
-        results = pipe(
-            image,
-            **prompts,
-            **grounding,
-            num_samples=arguments.num_samples,
-            spacing_mm=arguments.spacing or spacing_of_file,
-        )
-        write_together(arguments.output, segment_files(path.stem, image, results, prompts))
-        for result in results:
-            if result.reason is not None:
-                print(f"{path}: {result.reason}")
-        found = sum(result.box is not None for result in results)
-        print(f"{path}: {found} object(s) in {arguments.output / path.stem}.json")
-
-
-def check_files(paths: Sequence[Path], output: Path) -> None:
-    """Raise ValueError for two images whose results would have one name, or an output that is a file."""
-    by_stem: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in by_stem:
-            raise ValueError(
-                f"{by_stem[path.stem]} and {path} would both write {path.stem}_mask.png; expected different file "
-                "names: run the command once for each, with an --output of its own"
-            )
-        by_stem[path.stem] = path
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; expected a folder, new or existing")
-
-
-def prompts_of(arguments: argparse.Namespace) -> dict[str, list]:
-    """The prompt options as arguments of the pipeline.
-
-    Raises:
-        ValueError: no prompt, a text that is none or stands beside other prompts, or points beside several boxes.
-    """
-    prompts = {}
-    if arguments.text:
-        if arguments.box or arguments.point:
-            raise ValueError("--text came with --box or --point; expected one or the other: a text finds its own box")
-        for text in arguments.text:
-            to_phrase(text)
-        prompts["text"] = arguments.text
-    if arguments.box:
-        prompts["boxes"] = arguments.box
-    if arguments.point:
-        prompts["points"] = [[[x, y] for x, y, _ in arguments.point]]
-        prompts["labels"] = [[label for _, _, label in arguments.point]]
-    if not prompts:
-        raise ValueError(
-            "no prompt was given; expected --text T, or --box X0 Y0 X1 Y1 or --point X Y LABEL in pixels of the image"
-        )
-    if len(arguments.box or []) > 1 and arguments.point:
-        raise ValueError(
-            f"{len(arguments.box)} boxes came with points; all points mark one object: give at most one --box "
-            "beside them"
-        )
-    return prompts
-
-
-def grounding_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options that belong to texts, as arguments of the pipeline; ValueError where they come without a text."""
-    options = {
-        "grounder": arguments.grounder,
-        "form": arguments.form,
-        "box_threshold": arguments.box_threshold,
-        "every_instance": arguments.every_instance or None,
-        "fallback": arguments.fallback,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    if given and not arguments.text:
-        names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise ValueError(f"{names} came without --text, which alone uses it")
-    given.pop("grounder", None)
-    return given
-
-
-def check_input(pipe: CCSamPipeline, path: Path, prompts: dict[str, list]) -> None:
-    """Raise ValueError, with the file's name, for an image or a prompt that cannot be used."""
-    image, _ = read_image(path)
-    named = {"boxes": "input_boxes", "points": "input_points", "labels": "input_labels"}
-    try:
-        pipe.processor(image, **{named[name]: value for name, value in prompts.items() if name in named})
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def segment_files(
-    stem: str, image: Image.Image, results: list[SegmentationResult], prompts: dict[str, list]
-) -> dict[str, bytes]:
-    """Names and contents of the files that belong to one image."""
-    files, objects = {}, []
-    for i, result in enumerate(results):
-        name = f"{stem}_mask.png" if len(results) == 1 else f"{stem}_mask_{i}.png"
-        files[name] = png_bytes(Image.fromarray(result.mask.astype(np.uint8) * 255))
-        head = {"label": result.label, "box": result.box, "score": result.score, "mask": name}
-        about = ("text", "description", "box_score", "reason", "text_encoder", "tuned_on")
-        if result.text is not None:
-            head |= {field: getattr(result, field) for field in about}
-        objects.append({**head, **result.measurements.to_dict()})
-    masks = [result.mask for result in results]
-    boxes = [result.box for result in results] if "text" in prompts else prompts.get("boxes")
-    drawn = overlay(image, masks, boxes, prompts.get("points"), prompts.get("labels"))
-    files[f"{stem}_overlay.png"] = png_bytes(drawn)
-    if results[0].uncertainty is not None:
-        files[f"{stem}_uncertainty.png"] = png_bytes(heatmap(image, np.max([r.uncertainty for r in results], axis=0)))
-    files[f"{stem}.json"] = (json.dumps({"objects": objects}, indent=2) + "\n").encode()
-    return files
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """An image as the content of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def write_together(directory: Path, files: dict[str, bytes]) -> None:
-    """Write files into a folder, made where it is missing: first all under other names, then all are renamed."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".ccsam-", dir=directory) as staging:
-        for name, content in files.items():
-            (Path(staging) / name).write_bytes(content)
-        for name in files:
-            os.replace(Path(staging) / name, directory / name)
+def add_push(commands: Any) -> None:
+    """Declare `push`."""
+    text = (
+        "Upload a checkpoint with its code, processor, grounder, licence, card, results and an example, in one "
+        "commit. A new repository is private if not said otherwise."
+    )
+    command = commands.add_parser("push", help="a checkpoint to the Hub", description=text)
+    command.add_argument("--model", default=TINY, metavar="DIR", help="its folder; the bundled ccsam-tiny if left out")
+    command.add_argument("--repo-id", required=True, metavar="ID", help="<user or organisation>/<name>")
+    command.add_argument("--public", action="store_true", help="make a new repository public, or push to a public one")
+    command.add_argument("--revision", default="main", metavar="R", help="branch, made if it is new; main if left out")
+    command.add_argument("--tag", metavar="T", help="name for this version, not yet taken")
+    command.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and stop")
+    command.set_defaults(run=push)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -364,6 +193,29 @@ def convert(arguments: argparse.Namespace) -> None:
 
         report = convert_checkpoint(arguments.kind, arguments.checkpoint, arguments.output, base=arguments.base)
     print(report.summary())
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """Upload a checkpoint, or say what would be uploaded."""
+    url = repository_url(arguments.repo_id, arguments.revision)
+    found = repository_files(arguments.model, arguments.repo_id)
+    for path, reason in found.left_out.items():
+        print(f"left out: {path} ({reason})")
+    if arguments.dry_run:
+        sizes, visibility = found.sizes, "public" if arguments.public else "private"
+        for path, size in sizes.items():
+            print(f"{size:>14,}  {path}")
+        print(f"{sum(sizes.values()):>14,}  bytes in {len(sizes)} files would go to {url} ({visibility})")
+        return
+    commit = push_checkpoint(
+        arguments.model,
+        arguments.repo_id,
+        private=not arguments.public,
+        revision=arguments.revision,
+        tag=arguments.tag,
+    )
+    print(f"uploaded to {commit.commit_url}")
+    print(f'to load this very version: from_pretrained("{arguments.repo_id}", revision="{commit.oid}")')
 
 
 if __name__ == "__main__":
