@@ -458,7 +458,7 @@ def test_a_dry_run_shows_what_then_goes_up_and_loads_without_the_package(hub, tm
     code = "import sys; from huggingface_hub import snapshot_download as get; get('me/tiny', local_dir=sys.argv[1])"
     run(code, str(down), hub=hub, home=tmp_path / "snapshot")
     assert {path: (down / path).read_bytes() for path in there} == there
-    process = start(code, str(down), hub=hub, home=tmp_path / "stranger", token=None)
+    process = start(code, str(tmp_path / "none"), hub=hub, home=tmp_path / "stranger", token=None)
     assert "RepositoryNotFoundError" in process.communicate()[1]  # private
 
 

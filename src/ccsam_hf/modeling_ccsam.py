@@ -64,6 +64,13 @@ class CCSamPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["CCSamBlock", "ResNetConvLayer", "SamTwoWayAttentionBlock"]
     _keep_in_fp32_modules_strict = ["shared_embedding"]  # in bfloat16 the sine of a position is that of another pixel
 
+    def push_to_hub(self, repo_id: str, *, private: bool | None = True, **kwargs) -> str:
+        """As in transformers, but a new repository is private unless `private=False`; the code goes along.
+
+        `ccsam-hf push` uploads card, licence, processor, grounder and example as well.
+        """
+        return super().push_to_hub(repo_id, private=private, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ZeroLinear):
@@ -93,6 +100,8 @@ class CCSamModel(CCSamPreTrainedModel):
         config: `CCSamConfig`.
     """
 
+    revision: str | None = None  # of the Hub repository that it was loaded from, where one was asked for
+
     def __init__(self, config: CCSamConfig):
         super().__init__(config)
         for part in (config.vision_config, config.mask_decoder_config):
@@ -116,9 +125,13 @@ class CCSamModel(CCSamPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in transformers, then [`~CCSamModel.freeze`]: loading alone would let every parameter learn."""
+        """As in transformers, then [`~CCSamModel.freeze`]: loading alone would let every parameter learn.
+
+        The revision of a Hub repository is kept as `model.revision`, for what lies beside the weights.
+        """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
+        model.revision = kwargs.get("revision")
         model.freeze()
         return loaded
 

@@ -171,6 +171,10 @@ class CCSamPipeline(Pipeline):
         processor = CCSamProcessor.from_pretrained(pretrained_model_name_or_path, **where)
         return cls(model, processor, grounder, task=TASK)
 
+    def push_to_hub(self, repo_id: str, *, private: bool | None = True, **kwargs) -> str:
+        """As in transformers, but a new repository is private unless `private=False`."""
+        return super().push_to_hub(repo_id, private=private, **kwargs)
+
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> None:
         """Write model, processor, code and, where there is one, the grounder into one folder."""
         super().save_pretrained(save_directory, **kwargs)
@@ -201,9 +205,9 @@ class CCSamPipeline(Pipeline):
 
     @property
     def _revision(self) -> dict[str, str]:
-        """The commit that the model came from, as an argument, where it came from the Hub."""
-        commit = getattr(self.model.config, "_commit_hash", None)
-        return {"revision": commit} if commit else {}
+        """The revision that the model came from, as an argument, where it came from the Hub."""
+        revision = getattr(self.model, "revision", None)
+        return {"revision": revision} if revision else {}
 
     def _grounder_beside_the_model(self) -> str | None:
         """Folder or id of the model where it holds a grounder."""

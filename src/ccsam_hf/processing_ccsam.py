@@ -40,6 +40,10 @@ class CCSamProcessor(ProcessorMixin):
     def __init__(self, image_processor):
         super().__init__(image_processor)
 
+    def push_to_hub(self, repo_id: str, *, private: bool | None = True, **kwargs) -> str:
+        """As in transformers, but a new repository is private unless `private=False`."""
+        return super().push_to_hub(repo_id, private=private, **kwargs)
+
     def __call__(
         self,
         images: ImageInput,
