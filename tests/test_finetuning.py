@@ -1,6 +1,7 @@
 """`ccsam-hf train`: a folder and a checkpoint become a fine-tuned checkpoint with its card, whole or not at all."""
 
 import contextlib
+import copy
 import io
 import json
 import re
@@ -17,7 +18,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 import ccsam_hf.training.finetuning as finetuning
-from ccsam_hf import CCSamImageProcessor, CCSamModel, CCSamPipeline, CCSamProcessor
+from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamModel, CCSamPipeline, CCSamProcessor
 from ccsam_hf.cli import main
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import write_folder
@@ -43,9 +44,11 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tiny_model_original) -> Path:
-    """A checkpoint, and beside it what stands for a grounder."""
+    """A checkpoint whose fusion has an effect, and beside it what stands for a grounder."""
     directory = tmp_path_factory.mktemp("models") / "start"
-    tiny_model_original.save_pretrained(directory)
+    model = copy.deepcopy(tiny_model_original)
+    torch.nn.init.normal_(model.fusion.output.weight, std=0.02, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(directory)
     CCSamProcessor(CCSamImageProcessor()).save_pretrained(directory)
     (directory / "grounder").mkdir()
     (directory / "grounder" / "config.json").write_text("{}")
@@ -253,6 +256,15 @@ def test_what_decides_the_test_images_is_set_by_arguments_alone(folder, start, t
     with pytest.raises(ValueError, match=f"{field} cannot be set: they follow from data, layout, model"):
         finetune(folder, "folder", start, tmp_path / "model", overrides={field: "1"})
     assert quick == []
+
+
+def test_low_rank_adapters_need_a_fusion_that_has_been_trained(folder, tmp_path, quick):
+    CCSamModel(CCSamConfig.tiny()).save_pretrained(tmp_path / "new")
+    with pytest.raises(ValueError, match="has never been trained, and trainable=lora does not train it"):
+        finetune(folder, "folder", tmp_path / "new", tmp_path / "tuned")
+    assert quick == [] and not (tmp_path / "tuned").exists()
+    finetune(folder, "folder", tmp_path / "new", tmp_path / "tuned", overrides={"trainable": "declared"})
+    assert quick[1].trainable == "declared"
 
 
 def test_too_few_images_are_refused(start, tmp_path, quick):

@@ -1,7 +1,8 @@
 """A folder and a checkpoint -> a fine-tuned checkpoint with what it gained on held-out images (`finetune`).
 
 Fifty images are far from enough to train everything: how much learns, how fast and how long follows from the number of
-training images, `settings_for`. These settings are chosen by judgement and not swept yet.
+training images, `settings_for`. For 32 images they are the best of five settings on held-out lesions of BUSI
+(training/README.md); for larger numbers they are chosen by judgement.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ..adapters import ZeroLinear
 from ..data.cases import Case
 from ..data.readers import read_cases
 from ..data.splits import Splits, divide
@@ -19,6 +21,7 @@ from ..evaluation.harness import evaluate_cases
 from ..evaluation.segmenters import CCSamSegmenter
 from ..evaluation.statistics import BASELINES, summarize
 from ..model_card import checkpoint_card
+from ..modeling_ccsam import CCSamModel
 from .files import write_folder
 from .loop import train
 from .run_config import RunConfig, published
@@ -68,7 +71,8 @@ def finetune(
 
     Raises:
         FileExistsError: the output exists, or `<output>.run` is a run of other settings.
-        FileNotFoundError, ValueError: the data cannot be read, or are too few; an override that an argument sets.
+        FileNotFoundError, ValueError: the data cannot be read, or are too few; an override that an argument sets;
+            low-rank adapters for a checkpoint whose fusion has never been trained.
     """
     output = Path(output)
     if output.exists():
@@ -100,6 +104,7 @@ def finetune(
             **(overrides or {}),
         }
     )
+    refuse_untrained(model, run.trainable)
     before = measure(model, of_split["test"])
     train(run)
     best = Path(run.output_dir) / "best"
@@ -143,6 +148,18 @@ def check_numbers(data: str | Path, of_split: dict[str, list[Case]]) -> dict[str
             f"with and {numbers['test']} to test with; expected at least {FEWEST_IMAGES}, 1 and 1: add images"
         )
     return numbers
+
+
+def refuse_untrained(model: str | Path, trainable: str) -> None:
+    """Raise ValueError where low-rank adapters alone would learn and the fusion is as it starts, without effect."""
+    if trainable != "lora":
+        return
+    fusion = CCSamModel.from_pretrained(model).fusion
+    if fusion is not None and isinstance(fusion.output, ZeroLinear) and not fusion.output.weight.any():
+        raise ValueError(
+            f"the fusion of {model} has never been trained, and trainable=lora does not train it; expected a trained "
+            "checkpoint, or --set trainable=declared, which trains all that the paper does"
+        )
 
 
 def measure(checkpoint: str | Path, cases: list[Case]) -> dict[str, Any]:
