@@ -1,21 +1,27 @@
 # Each target makes the virtual environment it needs from nothing and reuses it until pyproject.toml changes.
-# Variables: PYTHON (makes the environment), VENV (where it lies), OUTPUT (quickstart's pictures), PYTEST_ARGS.
+# Variables: PYTHON (makes the environment), VENV (where it lies), OUTPUT (quickstart's pictures), PORT (of the demo),
+# SPACE (folder of the assembled Space), PYTEST_ARGS.
 
 PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= outputs/quickstart
+PORT ?= 7860
+SPACE ?= outputs/space
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
+DEMO := $(VENV)/.installed-demo
 DEV := $(VENV)/.installed-dev
 WHEEL_DIR := dist
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test style format wheel
+.PHONY: help quickstart demo space test style format wheel
 
 help:
 	@echo "make quickstart  segment a bundled case: overlay, uncertainty map and Dice in $(OUTPUT)/"
+	@echo "make demo        serve the demo on http://127.0.0.1:$(PORT)"
+	@echo "make space       put the Hugging Face Space together in $(SPACE)/"
 	@echo "make test        run all tests; PYTEST_ARGS=\"-m 'not slow'\" for the fast ones"
 	@echo "make style       check format and lint"
 	@echo "make format      mend format and lint"
@@ -27,13 +33,24 @@ $(CORE): pyproject.toml
 	$(BIN)/python -m pip install --editable .
 	touch $(CORE)
 
+$(DEMO): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable ".[demo]"
+	touch $(CORE) $(DEMO)
+
 $(DEV): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --editable ".[dev]"
-	touch $(CORE) $(DEV)
+	touch $(CORE) $(DEMO) $(DEV)
 
 quickstart: $(CORE)
 	$(BIN)/python -m ccsam_hf.quickstart --output $(OUTPUT)
+
+demo: $(DEMO)
+	$(BIN)/python demo/app.py --host 127.0.0.1 --port $(PORT)
+
+space: $(CORE)
+	$(BIN)/python demo/assemble.py $(SPACE)
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
