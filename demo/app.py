@@ -1,4 +1,4 @@
-"""The demo: `CCSamPipeline` plus widgets. `session` holds what a user has done, `picture` and `tables` what is seen of it.
+"""The demo: `CCSamPipeline` plus widgets. `session` holds what a user has done, `picture` and `tables` show it.
 
 python demo/app.py
 """
@@ -152,7 +152,7 @@ def build() -> gr.Blocks:
     return blocks
 
 
-# --- what stands on the page ------------------------------------------------------------------------------------------
+# --- what stands on the page -----------------------------------------------------------------------------------------
 
 
 def lay_out_image(ui: SimpleNamespace) -> None:
@@ -265,7 +265,7 @@ def lay_out_more(ui: SimpleNamespace) -> None:
             gr.Markdown((FOLDER / "about.md").read_text(), elem_id="about")
 
 
-# --- what happens on it -----------------------------------------------------------------------------------------------
+# --- what happens on it ----------------------------------------------------------------------------------------------
 
 
 def event_of(ui: SimpleNamespace, change: Callable, also: Callable[[Session], dict] | None = None) -> Callable:
@@ -521,7 +521,7 @@ def compared(session: Session) -> tuple[dict, str]:
     return gr.update(value=pictures, visible=True), table
 
 
-# --- what scripts call ------------------------------------------------------------------------------------------------
+# --- what scripts call -----------------------------------------------------------------------------------------------
 
 
 def wire_api(ui: SimpleNamespace) -> None:

@@ -1,4 +1,4 @@
-"""A session's results -> files for the user, in the session's own folder: masks, JSON, and annotations of accepted images."""
+"""A session's results -> files in the session's own folder: masks, JSON, and annotations of accepted images."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
 """Simulated cases to try: images in examples/, and a cine loop that is made when the demo starts.
 
-`python demo/example_cases.py` writes the images and their spacings anew from the seeds in examples/cases.json. The cases
+`python demo/example_cases.py` writes the images and their spacings anew from the seeds in examples/cases.json. They
 were picked because the bundled model outlines them well; how well it does on the average stands in the README.
 """
 

@@ -124,7 +124,7 @@ class Session:
         )
 
 
-# --- the image --------------------------------------------------------------------------------------------------------
+# --- the image -------------------------------------------------------------------------------------------------------
 
 
 def open_file(session: Session, path: str | Path, spacing_mm: tuple[float, float] | None = None) -> Session:
@@ -209,7 +209,7 @@ def opened_source(session: Session) -> Source:
     return session.source
 
 
-# --- prompts ----------------------------------------------------------------------------------------------------------
+# --- prompts ---------------------------------------------------------------------------------------------------------
 
 
 def find_texts(session: Session, text: str) -> Session:
@@ -236,7 +236,7 @@ def add_point(session: Session, x: float | None, y: float | None, label: int) ->
 
 
 def add_box(session: Session, corners: Sequence[float | None], keep: bool = False) -> Session:
-    """Take a box between two opposite corners x, y, x, y, in place of the earlier ones or, with `keep`, beside them."""
+    """Take a box between two corners x, y, x, y, in place of the earlier ones or, with `keep`, beside them."""
     boxes = (*(session.boxes if keep else ()), checked_box(session, corners))
     if len(boxes) > MAX_OBJECTS:
         raise ValueError(f"there are {MAX_OBJECTS} boxes already, as many as fit: take one back first")
@@ -268,7 +268,7 @@ def checked_point(session: Session, point: Sequence[float | None]) -> tuple[floa
 
 
 def checked_box(session: Session, corners: Sequence[float | None]) -> tuple[float, ...]:
-    """The box x0, y0, x1, y1 between two opposite corners; ValueError unless it lies within and has a width and height."""
+    """The box x0, y0, x1, y1 between two corners; ValueError unless it lies within and has a width and height."""
     (x0, y0), (x1, y1) = checked_point(session, corners[:2]), checked_point(session, corners[2:])
     if x0 == x1 or y0 == y1:
         raise ValueError(f"the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) holds nothing: draw it wider and higher")
@@ -286,7 +286,7 @@ def prompts_of(session: Session, kind: str) -> dict[str, Any]:
     return {"points": [[list(point) for point in session.points]], "labels": [list(session.labels)]}
 
 
-# --- results ----------------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 def answered(session: Session) -> Session:
@@ -317,7 +317,7 @@ def with_maps(session: Session) -> Session:
 
 
 def use_uncertainty(session: Session, wanted: bool) -> Session:
-    """Draw uncertainty maps for the results at hand and all that follow, or do without; masks are not decoded again."""
+    """Draw uncertainty maps for these results and all that follow, or do without; masks are not decoded again."""
     decoded = tuple(replace(result, uncertainty=None) for result in session.decoded)
     return with_maps(replace(session, with_uncertainty=bool(wanted), decoded=decoded))
 
@@ -367,7 +367,7 @@ def names_of(session: Session, kind: str | None = None) -> list[str]:
     return ["points"] if session.points else []
 
 
-# --- accepted masks ---------------------------------------------------------------------------------------------------
+# --- accepted masks --------------------------------------------------------------------------------------------------
 
 
 def accept(session: Session, label: str = "") -> Session:

@@ -1,0 +1,309 @@
+"""The demo without a browser: what a session does, what is downloaded, what scripts get, and what a Space holds."""
+
+import importlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio
+import nibabel
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from ccsam_hf import TINY, CCSamPipeline
+from ccsam_hf.data.simulator import simulate
+from ccsam_hf.metrics import dice
+from ccsam_hf.model_card import check_card, space_card
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / "demo"
+MODULES = [path.stem for path in DEMO.glob("*.py")]
+LESION = "breast.png"
+BOX = [93.0, 68.0, 216.0, 164.0]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The modules of the demo by name; afterwards nothing of them is left in the process."""
+    sys.path.insert(0, str(DEMO))
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+    sys.path.remove(str(DEMO))
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> CCSamPipeline:
+    return CCSamPipeline.from_pretrained(TINY)
+
+
+@pytest.fixture
+def lesion(demo):
+    """A session with the example lesion open."""
+    return demo.session.open_file(demo.session.Session(), DEMO / "examples" / LESION)
+
+
+@pytest.fixture
+def calls(demo, monkeypatch) -> list[str]:
+    """What the models are asked to do."""
+    done = []
+    for name in ("encode", "decode", "uncertainties"):
+        original = getattr(demo.shared_models, name)
+        counted = lambda *args, name=name, original=original: done.append(name) or original(*args)  # noqa: E731
+        monkeypatch.setattr(demo.shared_models, name, counted)
+    return done
+
+
+@pytest.fixture
+def loop(demo, tmp_path) -> Path:
+    """A cine loop of a simulated heart."""
+    demo.example_cases.write_loop(simulate("left ventricle", 2_000_000_004), tmp_path / "loop.dcm")
+    return tmp_path / "loop.dcm"
+
+
+# --- a session -------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_encoded_once_and_the_threshold_asks_no_model(demo, lesion, calls, pipe):
+    session = demo.session.add_box(lesion, BOX)
+    session = demo.session.add_point(session, 150, 110, 1)
+    session = demo.session.find_texts(session, "breast lesion, left ventricle")
+    assert calls == ["decode"] * 3
+    lesion_found, missing = session.results
+    expected, _ = pipe(DEMO / "examples" / LESION, text=["breast lesion", "left ventricle"])
+    assert np.array_equal(lesion_found.mask, expected.mask) and lesion_found.mask.any()
+    assert not missing.mask.any() and missing.reason
+    low, high = (demo.session.use_threshold(session, value).results[0] for value in (0.1, 0.9))
+    assert high.measurements.area_px < lesion_found.measurements.area_px < low.measurements.area_px
+    assert np.array_equal(low.mask, lesion_found.probability > 0.1)
+    assert calls == ["decode"] * 3
+
+
+def test_boxes_in_any_order_of_corners_points_undo_and_clear(demo, lesion, pipe):
+    x0, y0, x1, y1 = BOX
+    session = demo.session.add_box(lesion, [x1, y0, x0, y1])
+    assert session.boxes == (tuple(BOX),)
+    assert demo.session.add_box(session, [10, 10, 40, 40]).boxes == ((10, 10, 40, 40),)
+    both = demo.session.add_box(session, [10, 10, 40, 40], keep=True)
+    assert len(both.results) == 2
+    assert demo.session.undo(both, "boxes").boxes == session.boxes
+    pointed = demo.session.add_point(demo.session.add_point(session, 150, 110, 1), 20, 20, 0)
+    (expected,) = pipe(DEMO / "examples" / LESION, points=[[[150, 110], [20, 20]]], labels=[[1, 0]])
+    assert np.array_equal(pointed.results[0].mask, expected.mask)
+    assert demo.session.undo(pointed, "points").points == ((150, 110),)
+    assert demo.session.clear(pointed, "points").results == ()
+
+
+def test_an_uncertainty_map_leaves_the_masks_alone(demo, lesion):
+    session = demo.session.add_box(lesion, BOX)
+    sure = demo.session.use_uncertainty(session, True)
+    assert np.array_equal(sure.results[0].mask, session.results[0].mask)
+    uncertainty = sure.results[0].uncertainty
+    assert uncertainty.shape == session.results[0].mask.shape and 0 < uncertainty.max() <= 0.5
+    assert demo.session.use_uncertainty(sure, False).results[0].uncertainty is None
+
+
+def test_a_spacing_measures_in_millimetres_and_half_of_one_is_refused(demo, lesion):
+    session = demo.session.use_spacing(demo.session.add_box(lesion, BOX), 0.5, 0.25)
+    measured = session.results[0].measurements
+    assert measured.area_mm2 == pytest.approx(measured.area_px * 0.125)
+    assert demo.session.use_spacing(session, 0, 0).results[0].measurements.area_mm2 is None
+    with pytest.raises(ValueError, match="one of two spacings came"):
+        demo.session.use_spacing(session, 0.5, None)
+
+
+def test_a_loop_is_read_frame_by_frame_with_its_spacing(demo, loop, pipe):
+    session = demo.session.open_file(demo.session.Session(), loop)
+    assert session.source.num_frames == 16 and session.spacing_mm is not None
+    session = demo.session.go_to_frame(demo.session.find_texts(session, "left ventricle"), 8)
+    (expected,) = pipe(session.image, text="left ventricle")
+    assert np.array_equal(session.results[0].mask, expected.mask)
+    assert session.results[0].measurements.longest_diameter_mm > 0
+
+
+def test_what_cannot_be_done_is_said(demo, lesion, tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    refused = {
+        "notes.png is not an image that can be read": lambda: demo.session.open_file(lesion, tmp_path / "notes.png"),
+        "no image is open": lambda: demo.session.find_texts(demo.session.Session(), "lesion"),
+        "no target was named": lambda: demo.session.find_texts(lesion, " , "),
+        "is outside the image, which is 256 x 256": lambda: demo.session.add_point(lesion, 300, 10, 1),
+        "a point lacks a coordinate": lambda: demo.session.add_point(lesion, 3, None, 1),
+        "holds nothing: draw it wider": lambda: demo.session.add_box(lesion, [5, 5, 5, 9]),
+        "there is no result to download": lambda: demo.downloads.write_results(lesion, ["png"]),
+        "no image is accepted yet": lambda: demo.downloads.write_annotations(lesion, "COCO"),
+        "nothing is outlined that could be accepted": lambda: demo.session.accept(lesion),
+        "a comparison takes two or more": lambda: demo.comparison.compare(lesion),
+        "is not offered here; choose one of ccsam-tiny": lambda: demo.session.use_model(lesion, "/etc"),
+    }
+    for message, act in refused.items():
+        with pytest.raises(ValueError, match=message):
+            act()
+
+
+def test_prompts_are_compared_in_pairs(demo, lesion):
+    session = demo.session.add_point(demo.session.add_box(lesion, BOX), 150, 110, 1)
+    comparison = demo.comparison.compare(session)
+    assert comparison.names == ["points", "box 1"] and len(comparison.pictures) == 2
+    assert comparison.dice[0, 1] == dice(*(result.mask for result in comparison.results)) > 0.5
+
+
+# --- downloads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["picture", "loop"])
+def test_files_hold_the_masks_and_lie_on_the_image(demo, lesion, loop, kind):
+    import highdicom
+    import pydicom
+
+    session = lesion
+    if kind == "loop":
+        session = demo.session.go_to_frame(demo.session.open_file(session, loop), 8)
+    session = demo.session.add_box(session, BOX)
+    session = demo.session.add_box(session, [20, 30, 90, 120], keep=True)
+    session = demo.session.use_threshold(demo.session.use_spacing(session, 0.5, 0.25), 0.4)
+    files = {path.name: path for path in demo.downloads.write_results(session, ["png", "nifti", "dicom-seg", "json"])}
+    masks = [result.mask for result in session.results]
+    stem = "breast" if kind == "picture" else "loop_frame9"
+    for i, mask in enumerate(masks):
+        assert np.array_equal(np.asarray(Image.open(files[f"{stem}_mask_{i}.png"])) == 255, mask)
+    volume = nibabel.load(files[f"{stem}_masks.nii.gz"])
+    assert np.array_equal(volume.affine, np.diag([-0.25, -0.5, 1, 1]))
+    assert np.array_equal(np.asarray(volume.dataobj).T > 0, masks[0] | masks[1])
+    source = pydicom.dcmread(files["breast_image.dcm"] if kind == "picture" else loop)
+    segmentation = highdicom.seg.segread(files[f"{stem}_seg.dcm"])
+    read = segmentation.pixel_array.reshape(-1, *masks[0].shape)
+    assert np.array_equal(read, masks)
+    referenced = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+    assert referenced == source.SOPInstanceUID and (source.Rows, source.Columns) == masks[0].shape
+    about = json.loads(files[f"{stem}.json"].read_text())
+    assert (about["threshold"], about["frame"]) == (0.4, 8 if kind == "loop" else 0)
+    assert [each["area_px"] for each in about["objects"]] == [mask.sum() for mask in masks]
+    assert "Not a medical device" in about["notice"]
+
+
+def test_accepted_images_are_exported_together(demo, lesion, loop):
+    from pycocotools import mask as coco_masks
+
+    session = demo.session.accept(demo.session.add_box(lesion, BOX), "mass")
+    first = session.results[0].mask
+    session = demo.session.find_texts(demo.session.open_file(session, loop), "left ventricle")
+    session = demo.session.accept(session)
+    assert len(session.accepted) == 2
+    files = {path.name: path for path in demo.downloads.write_annotations(session, "COCO")}
+    coco = json.loads(files["annotations_coco.json"].read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["breast.png", "loop_frame1.png"]
+    assert [category["name"] for category in coco["categories"]] == ["left ventricle", "mass"]
+    assert np.array_equal(coco_masks.decode(coco["annotations"][0]["segmentation"]), first)
+    assert np.array_equal(np.asarray(Image.open(files["loop_frame1.png"]).convert("L")), np.asarray(session.image))
+    names = {path.name for path in demo.downloads.write_annotations(session, "Label Studio")}
+    assert names == {"annotations_label_studio.json", "label_config.xml", "loop_frame1.png"}
+    assert "annotations_cvat.xml" in {path.name for path in demo.downloads.write_annotations(session, "CVAT")}
+
+
+# --- what scripts call -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(demo):
+    """The demo behind a port."""
+    blocks = demo.app.build()
+    _, address, _ = demo.app.serve(blocks, prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
+    yield address
+    blocks.close()
+
+
+def test_scripts_get_the_masks_of_the_pipeline_each_their_own(url, pipe, tmp_path):
+    clients = [Client(url, verbose=False) for _ in range(2)]
+    images = [DEMO / "examples" / name for name in ("breast.png", "heart.png")]
+    asked = [
+        ({"text": "breast lesion"}, {"text": "breast lesion"}),
+        ({"text": "left ventricle, left atrium"}, {"text": ["left ventricle", "left atrium"]}),
+        ({"boxes": [BOX]}, {"boxes": [BOX]}),
+        (
+            {"points": [[150, 110], [20, 20]], "labels": [1, 0]},
+            {"points": [[[150, 110], [20, 20]]], "labels": [[1, 0]]},
+        ),
+    ]
+    for request, prompts in asked:
+        for client, image in zip(clients, images, strict=True):
+            files, found = client.predict(image=handle_file(image), **request, api_name="/segment")
+            expected = pipe(image, **prompts)
+            masks = [np.asarray(Image.open(path)) == 255 for path in files]
+            assert len(masks) == len(expected) == len(found["objects"])
+            for mask, result, told in zip(masks, expected, found["objects"], strict=True):
+                assert np.array_equal(mask, result.mask) and told["area_px"] == result.mask.sum()
+
+
+def test_a_script_is_told_what_is_wrong(url, tmp_path):
+    (tmp_path / "notes.png").write_text("no image")
+    client = Client(url, verbose=False)
+    for request, message in (
+        ({"image": handle_file(tmp_path / "notes.png"), "text": "lesion"}, "is not an image that can be read"),
+        ({"image": handle_file(DEMO / "examples" / LESION)}, "no prompt came; expected one of text"),
+    ):
+        with pytest.raises(AppError, match=message):
+            client.predict(**request, api_name="/segment")
+
+
+def test_the_example_of_the_readme_runs(url, tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", (DEMO / "README.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "case.png").write_bytes((DEMO / "examples" / LESION).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    exec(block.replace("http://127.0.0.1:7860", url), {"print": lambda *values: print(*values, file=printed)})
+    assert printed.getvalue().startswith("[") and "_mask.png" in printed.getvalue()
+
+
+# --- the Space -------------------------------------------------------------------------------------------------------
+
+
+def test_the_requirements_are_those_of_the_package_and_of_what_the_space_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["demo"], *extras["data"]]
+    listed = [line for line in (DEMO / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert sorted(listed) == sorted(each for each in needed if not each.startswith("ccsam-hf"))
+
+
+def test_the_front_matter_is_that_of_the_card():
+    text = (DEMO / "README.md").read_text()
+    check_card(text, "space")
+    version = re.search(r"^sdk_version: (\S+)$", text, flags=re.MULTILINE).group(1)
+    assert text.startswith(space_card(version).rstrip())
+    assert version.split(".")[0] == gradio.__version__.split(".")[0]
+
+
+def test_the_examples_are_the_simulated_cases_of_their_seeds(demo):
+    for case in demo.example_cases.example_cases():
+        if not case.is_loop:
+            assert np.array_equal(
+                np.asarray(Image.open(DEMO / "examples" / case.file)), simulate(case.target, case.seed).image
+            )
+
+
+@pytest.mark.slow
+def test_an_assembled_space_runs_by_itself(demo, tmp_path):
+    files = demo.assemble.assemble(tmp_path / "space")
+    names = {path.as_posix() for path in files}
+    assert {"app.py", "README.md", "requirements.txt", "LICENSE", "examples/breast.png"} <= names
+    assert {"ccsam_hf/assets/ccsam-tiny/model.safetensors", "ccsam_hf/hub_cards/model_card.md"} <= names
+    assert not {"assemble.py", "benchmark.py"} & names and not any("__pycache__" in name for name in names)
+    with pytest.raises(FileExistsError, match="is not an empty folder"):
+        demo.assemble.assemble(tmp_path / "space")
+    code = "import app, ccsam_hf; app.build(); print(ccsam_hf.__file__)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "space", env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert Path(ran.stdout.splitlines()[-1]).is_relative_to(tmp_path / "space")
