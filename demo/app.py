@@ -356,7 +356,7 @@ def wire_image(ui: SimpleNamespace) -> None:
         [*answers(ui), *of_image],
         api_name="open",
         api_visibility="undocumented",
-    )
+    ).then(lambda: None, None, ui.upload, show_progress="hidden", api_visibility="private")  # free for the next file
     for case, button in ui.examples:
         button.click(
             event_of(
