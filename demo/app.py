@@ -70,6 +70,20 @@ class Desk:
         return Desk()
 
 
+class OptionalNumber(gr.Number):
+    """A number that may be left empty; gradio's own widget shows 0 where nothing was entered."""
+
+    is_template = True
+
+    def preprocess(self, payload: float | str | None) -> float | int | None:
+        """What was entered, or None."""
+        return None if payload == "" else super().preprocess(payload)
+
+    def postprocess(self, value: float | None) -> float | int | str:
+        """What is shown: a number, or nothing."""
+        return "" if value is None else super().postprocess(value)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Load the bundled model and serve the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,15 +150,19 @@ def build() -> gr.Blocks:
             elem_id="notice",
         )
         gr.Markdown(f"# {TITLE}\nName a structure, click on it, or draw a box around it.", elem_id="title")
-        lay_out_image(ui)
-        with gr.Row(elem_id="work"):
-            with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_id="work"):
+            with gr.Column(elem_id="opening"):
+                lay_out_image(ui)
+            with gr.Column(elem_id="look"):
                 ui.picture = picture()
                 ui.frame = gr.Slider(1, 2, value=1, step=1, label="Frame of the loop", visible=False, elem_id="frame")
-            with gr.Column(scale=2, min_width=320):
+            with gr.Column(elem_id="ask"):
                 lay_out_prompts(ui)
-        ui.table = gr.HTML(tables.results_table(Session()), elem_id="results")
-        lay_out_more(ui)
+        with gr.Column(visible=False, elem_id="outcome") as ui.outcome:
+            ui.table = gr.HTML(tables.results_table(Session()), elem_id="results")
+            lay_out_more(ui)
+        with gr.Accordion("How it works, what to expect, what is kept", open=False, elem_id="about"):
+            gr.Markdown((FOLDER / "about.md").read_text())
         wire_image(ui)
         wire_prompts(ui)
         wire_more(ui)
@@ -156,20 +174,14 @@ def build() -> gr.Blocks:
 
 
 def lay_out_image(ui: SimpleNamespace) -> None:
-    """Upload, examples and choice of the model."""
-    with gr.Row(elem_id="opening"):
-        with gr.Column(scale=3, min_width=320):
-            ui.upload = gr.File(label=f"Your image: {ACCEPTED_FILES}", type="filepath", height=150, elem_id="upload")
-        with gr.Column(scale=4, min_width=320):
-            gr.Markdown("Or a simulated example:", elem_id="examples-title")
-            with gr.Row(elem_id="examples"):
-                ui.examples = [
-                    (case, gr.Button(case.title, icon=thumbnail(case), size="sm", min_width=140))
-                    for case in example_cases()
-                ]
-            ui.model = gr.Dropdown(
-                shared_models.model_names(), value=shared_models.BUNDLED, label="Model", elem_id="model"
-            )
+    """Upload and examples."""
+    ui.upload = gr.File(label=f"Your image: {ACCEPTED_FILES}", type="filepath", height=132, elem_id="upload")
+    gr.Markdown("Or a simulated example:", elem_id="examples-title")
+    gr.set_static_paths([thumbnail(case) for case in example_cases()])  # the cache is emptied while the page is open
+    with gr.Row(elem_id="examples"):
+        ui.examples = [
+            (case, gr.Button(case.title, icon=thumbnail(case), size="sm", min_width=140)) for case in example_cases()
+        ]
 
 
 def lay_out_prompts(ui: SimpleNamespace) -> None:
@@ -189,8 +201,8 @@ def lay_out_prompts(ui: SimpleNamespace) -> None:
             gr.Markdown("Click in the picture, or type a place. All points belong to one object.")
             ui.mark = gr.Radio(list(MARKS), value="Inside", label="The next point lies", elem_id="mark")
             with gr.Row():
-                ui.x = gr.Number(label="x", precision=0, min_width=90, elem_id="x")
-                ui.y = gr.Number(label="y", precision=0, min_width=90, elem_id="y")
+                ui.x = OptionalNumber(label="x", precision=0, min_width=90, elem_id="x")
+                ui.y = OptionalNumber(label="y", precision=0, min_width=90, elem_id="y")
             ui.add_point = gr.Button("Add this point", elem_id="add-point")
             with gr.Row():
                 ui.undo_point = gr.Button("Undo", min_width=90, elem_id="undo-point")
@@ -199,7 +211,8 @@ def lay_out_prompts(ui: SimpleNamespace) -> None:
             gr.Markdown("Drag in the picture from corner to corner, or type both corners.")
             with gr.Row():
                 ui.corners = [
-                    gr.Number(label=name, precision=0, min_width=70, elem_id=name) for name in ("x0", "y0", "x1", "y1")
+                    OptionalNumber(label=name, precision=0, min_width=70, elem_id=name)
+                    for name in ("x0", "y0", "x1", "y1")
                 ]
             ui.keep = gr.Checkbox(label="Add to the boxes drawn before, one object each", elem_id="keep")
             ui.add_box = gr.Button("Use this box", elem_id="add-box")
@@ -215,14 +228,26 @@ def lay_out_prompts(ui: SimpleNamespace) -> None:
         info="Lower: larger masks. The model does not run again.",
         elem_id="threshold",
     )
-    with gr.Row():
-        ui.row_mm = gr.Number(label="mm between rows (0: unknown)", min_width=120, elem_id="row-mm")
-        ui.column_mm = gr.Number(label="mm between columns (0: unknown)", min_width=120, elem_id="column-mm")
+    with gr.Accordion("Pixel size and model", open=False, elem_id="settings"):
+        with gr.Row():
+            ui.row_mm = OptionalNumber(label="mm between rows", placeholder="unknown", min_width=120, elem_id="row-mm")
+            ui.column_mm = OptionalNumber(
+                label="mm between columns", placeholder="unknown", min_width=120, elem_id="column-mm"
+            )
+        ui.model = gr.Dropdown(
+            shared_models.model_names(), value=shared_models.BUNDLED, label="Model", elem_id="model"
+        )
 
 
 def lay_out_more(ui: SimpleNamespace) -> None:
     """What can be done with a result."""
     with gr.Tabs(elem_id="more"):
+        with gr.Tab("Download"):
+            ui.formats = gr.CheckboxGroup(
+                list(downloads.FORMATS), value=["PNG", "JSON"], label="Formats of the masks", elem_id="formats"
+            )
+            ui.make_files = gr.Button("Make the files", elem_id="make-files")
+            ui.files = gr.File(label="Files", file_count="multiple", visible=False, interactive=False, elem_id="files")
         with gr.Tab("Uncertainty"):
             ui.with_uncertainty = gr.Checkbox(
                 label="Show how sure the model is",
@@ -243,12 +268,6 @@ def lay_out_more(ui: SimpleNamespace) -> None:
                 elem_id="comparison",
             )
             ui.comparison_table = gr.HTML(elem_id="comparison-table")
-        with gr.Tab("Download"):
-            ui.formats = gr.CheckboxGroup(
-                list(downloads.FORMATS), value=["PNG", "JSON"], label="Formats of the masks", elem_id="formats"
-            )
-            ui.make_files = gr.Button("Make the files", elem_id="make-files")
-            ui.files = gr.File(label="Files", file_count="multiple", visible=False, interactive=False, elem_id="files")
         with gr.Tab("Export"):
             gr.Markdown("Accept the masks of several images, then export them for a labelling tool.")
             ui.label = gr.Textbox(label="Label of objects that no text named", placeholder="object", elem_id="label")
@@ -261,8 +280,6 @@ def lay_out_more(ui: SimpleNamespace) -> None:
             ui.annotations = gr.File(
                 label="Annotations", file_count="multiple", visible=False, interactive=False, elem_id="annotations"
             )
-        with gr.Tab("About"):
-            gr.Markdown((FOLDER / "about.md").read_text(), elem_id="about")
 
 
 # --- what happens on it ----------------------------------------------------------------------------------------------
@@ -318,6 +335,7 @@ def seen(ui: SimpleNamespace, desk: Desk, refusal: str | None) -> dict:
     heat = uncertainty_picture(desk.session)
     return {
         ui.picture: shown(desk.session, refusal) | {"turn": desk.turn},
+        ui.outcome: gr.update(visible=desk.session.source is not None),
         ui.table: tables.results_table(desk.session),
         ui.uncertainty: gr.update(value=heat, visible=heat is not None),
         ui.files: gr.update(value=None, visible=False),
@@ -326,7 +344,7 @@ def seen(ui: SimpleNamespace, desk: Desk, refusal: str | None) -> dict:
 
 def answers(ui: SimpleNamespace) -> list:
     """The widgets that `seen` updates, and the session."""
-    return [ui.desk, ui.picture, ui.table, ui.uncertainty, ui.files]
+    return [ui.desk, ui.picture, ui.outcome, ui.table, ui.uncertainty, ui.files]
 
 
 def opened(ui: SimpleNamespace, session: Session) -> dict:
@@ -342,8 +360,8 @@ def opened(ui: SimpleNamespace, session: Session) -> dict:
 
 
 def open_example(session: Session, case: ExampleCase) -> Session:
-    """Open an example; what no PNG file says is known of it, its spacing."""
-    return open_file(session, path_of(case), case.spacing_mm)
+    """Open an example and look for what its text names; what no PNG file says is known of it, its spacing."""
+    return find_texts(open_file(session, path_of(case), case.spacing_mm), case.text)
 
 
 def wire_image(ui: SimpleNamespace) -> None:
