@@ -91,14 +91,15 @@ class Hub:
 
     Attributes to set, each from then on:
         break_uploads_from: the how-manieth upload breaks, and all after it; counted by `uploads`, which may be reset.
-        break_how: "drop" closes the connection in the middle, "refuse" answers 403, "hang" never answers.
-        drop_commits: "before" closes the connection in the middle of a commit, "after" once it is made.
+        break_how: "drop" closes the connection in the middle, "hang" never answers.
+        drop_commits: by repository, "before" closes the connection in the middle of a commit, "after" once it is made.
         before_commit: called with the repository before the next commit.
         gitignore: names that the server does not take, as a .gitignore in the repository does.
     To read:
         requests: (method, path) of every request.
         unknown: those that no endpoint here answers.
         reached: set when an upload breaks.
+        arrived: how many contents were uploaded whole.
     """
 
     def __init__(self, root: Path, part_size: int = 64 * 2**20):
@@ -113,18 +114,19 @@ class Hub:
         self.requests: list[tuple[str, str]] = []
         self.unknown: list[tuple[str, str]] = []
         self.created: list[dict[str, Any]] = []
-        self.uploads = 0
+        self.uploads = self.arrived = 0
         self.break_uploads_from: int | None = None
         self.break_how = "drop"
-        self.drop_commits: str | None = None
+        self.drop_commits: dict[str, str] = {}
         self.before_commit: Callable[[Repository], None] | None = None
         self.gitignore: tuple[str, ...] = ()
         self.reached = threading.Event()
 
     def mend(self) -> None:
-        """Take back every fault, and count uploads anew."""
-        self.break_uploads_from = self.drop_commits = self.before_commit = None
-        self.uploads, self.gitignore = 0, ()
+        """Take back every fault, and count anew."""
+        self.break_uploads_from = self.before_commit = None
+        self.drop_commits, self.gitignore = {}, ()
+        self.uploads = self.arrived = 0
         self.reached.clear()
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
@@ -170,6 +172,8 @@ class Hub:
             whole.unlink()
             raise Refusal(400, "the content is not the announced one")
         whole.rename(self.blobs / ticket.sha256)
+        with self.lock:
+            self.arrived += 1
 
     def large_file(self, sha256: str) -> File:
         """The entry of an uploaded content; 400 where it never came."""
@@ -577,9 +581,6 @@ def upload(request: Handler, name: str, number: str) -> None:
     with hub.lock:
         hub.uploads += 1
         breaks = hub.break_uploads_from is not None and hub.uploads >= hub.break_uploads_from
-    if breaks and hub.break_how == "refuse":
-        hub.reached.set()
-        raise Refusal(403, "the storage refuses")
     path = hub.arriving / secrets.token_hex(8)
     with path.open("wb") as file:
         for block in request.blocks():
@@ -622,11 +623,11 @@ def commit(request: Handler, repo: str, revision: str) -> None:
     content = b""
     for block in request.blocks():
         content += block
-        if hub.drop_commits == "before":
+        if hub.drop_commits.get(repo) == "before":
             request.drop()
             return
     made = hub.commit(repository, revision, [json.loads(line) for line in content.splitlines()])
-    if hub.drop_commits == "after":
+    if hub.drop_commits.get(repo) == "after":
         request.drop()
         return
     request.answer_json({"success": True, "commitOid": made.oid, "commitUrl": f"{hub.url}/{repo}/commit/{made.oid}"})
