@@ -8,6 +8,9 @@ import re
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +18,15 @@ import gradio
 import nibabel
 import numpy as np
 import pytest
+from gradio.state_holder import SessionState
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
 from ccsam_hf import TINY, CCSamPipeline
+from ccsam_hf.annotations import to_cvat, to_label_studio
 from ccsam_hf.data.simulator import simulate
+from ccsam_hf.mask_files import dicom_bytes, secondary_capture
 from ccsam_hf.metrics import dice
 from ccsam_hf.model_card import check_card, space_card
 
@@ -90,8 +96,9 @@ def test_an_image_is_encoded_once_and_the_threshold_asks_no_model(demo, lesion, 
 
 def test_boxes_in_any_order_of_corners_points_undo_and_clear(demo, lesion, pipe):
     x0, y0, x1, y1 = BOX
-    session = demo.session.add_box(lesion, [x1, y0, x0, y1])
-    assert session.boxes == (tuple(BOX),)
+    for corners in (BOX, [x1, y0, x0, y1], [x0, y1, x1, y0], [x1, y1, x0, y0]):
+        session = demo.session.add_box(lesion, corners)
+        assert session.boxes == (tuple(BOX),)
     assert demo.session.add_box(session, [10, 10, 40, 40]).boxes == ((10, 10, 40, 40),)
     both = demo.session.add_box(session, [10, 10, 40, 40], keep=True)
     assert len(both.results) == 2
@@ -144,10 +151,31 @@ def test_what_cannot_be_done_is_said(demo, lesion, tmp_path):
         "nothing is outlined that could be accepted": lambda: demo.session.accept(lesion),
         "a comparison takes two or more": lambda: demo.comparison.compare(lesion),
         "is not offered here; choose one of ccsam-tiny": lambda: demo.session.use_model(lesion, "/etc"),
+        "13 targets were named; at most 12": lambda: demo.session.find_texts(lesion, ",".join("abcdefghijklm")),
+        "there are 12 boxes already": lambda: demo.session.add_box(replace(lesion, boxes=(BOX,) * 12), BOX, keep=True),
+        "threshold 1 came; expected a probability": lambda: demo.session.use_threshold(lesion, 1),
     }
     for message, act in refused.items():
         with pytest.raises(ValueError, match=message):
             act()
+
+
+def test_the_accepted_list_has_each_image_once_and_keeps_its_masks(demo, lesion, loop, tmp_path):
+    session = demo.session.add_box(lesion, BOX)
+    accepted = demo.session.accept(session, "  a   mass ")
+    assert [label for label, _, _ in accepted.accepted[0].annotated.objects] == ["a mass"]
+    lower = demo.session.use_threshold(accepted, 0.1)
+    assert np.array_equal(lower.accepted[0].annotated.objects[0][1], session.results[0].mask)
+    again = demo.session.accept(lower)
+    assert len(again.accepted) == 1
+    assert np.array_equal(again.accepted[0].annotated.objects[0][1], lower.results[0].mask)
+    (tmp_path / "breast.png").write_bytes((DEMO / "examples" / "heart.png").read_bytes())
+    namesake = demo.session.add_box(demo.session.open_file(again, tmp_path / "breast.png"), BOX)
+    with pytest.raises(ValueError, match="another image called breast.png is accepted already"):
+        demo.session.accept(namesake)
+    beating = demo.session.add_box(demo.session.open_file(again, loop), BOX)
+    both = demo.session.accept(demo.session.go_to_frame(demo.session.accept(beating), 8))
+    assert [each.annotated.file_name for each in both.accepted] == ["breast.png", "loop_frame1.png", "loop_frame9.png"]
 
 
 def test_prompts_are_compared_in_pairs(demo, lesion):
@@ -160,31 +188,50 @@ def test_prompts_are_compared_in_pairs(demo, lesion):
 # --- downloads -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["picture", "loop"])
-def test_files_hold_the_masks_and_lie_on_the_image(demo, lesion, loop, kind):
+@pytest.fixture
+def scan(lesion, tmp_path) -> Path:
+    """The example lesion as a DICOM file of one frame."""
+    path = tmp_path / "scan.dcm"
+    path.write_bytes(dicom_bytes(secondary_capture(lesion.image, (0.5, 0.25), name="scan")))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["breast", "scan", "loop"])
+def test_files_hold_the_masks_and_lie_on_the_image(demo, lesion, scan, loop, kind):
     import highdicom
     import pydicom
 
-    session = lesion
+    session = lesion if kind == "breast" else demo.session.open_file(lesion, {"scan": scan, "loop": loop}[kind])
+    if kind == "scan":
+        assert session.spacing_mm == (0.5, 0.25)
     if kind == "loop":
-        session = demo.session.go_to_frame(demo.session.open_file(session, loop), 8)
+        session = demo.session.go_to_frame(session, 8)
     session = demo.session.add_box(session, BOX)
     session = demo.session.add_box(session, [20, 30, 90, 120], keep=True)
     session = demo.session.use_threshold(demo.session.use_spacing(session, 0.5, 0.25), 0.4)
     files = {path.name: path for path in demo.downloads.write_results(session, ["png", "nifti", "dicom-seg", "json"])}
     masks = [result.mask for result in session.results]
-    stem = "breast" if kind == "picture" else "loop_frame9"
+    stem = "loop_frame9" if kind == "loop" else kind
     for i, mask in enumerate(masks):
         assert np.array_equal(np.asarray(Image.open(files[f"{stem}_mask_{i}.png"])) == 255, mask)
     volume = nibabel.load(files[f"{stem}_masks.nii.gz"])
     assert np.array_equal(volume.affine, np.diag([-0.25, -0.5, 1, 1]))
     assert np.array_equal(np.asarray(volume.dataobj).T > 0, masks[0] | masks[1])
-    source = pydicom.dcmread(files["breast_image.dcm"] if kind == "picture" else loop)
+    assert ("breast_image.dcm" in files) == (kind == "breast") and not any(name.startswith(".") for name in files)
+    source = pydicom.dcmread({"scan": scan, "loop": loop}.get(kind) or files["breast_image.dcm"])
     segmentation = highdicom.seg.segread(files[f"{stem}_seg.dcm"])
     read = segmentation.pixel_array.reshape(-1, *masks[0].shape)
     assert np.array_equal(read, masks)
     referenced = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
     assert referenced == source.SOPInstanceUID and (source.Rows, source.Columns) == masks[0].shape
+    frame = source.pixel_array[8] if kind == "loop" else source.pixel_array
+    assert np.array_equal(frame[..., 0] if frame.ndim == 3 else frame, np.asarray(session.image.convert("L")))
+    (of_frame,) = {
+        item.get("ReferencedFrameNumber", 1)
+        for group in segmentation.PerFrameFunctionalGroupsSequence
+        for item in group.DerivationImageSequence[0].SourceImageSequence
+    }
+    assert of_frame == (9 if kind == "loop" else 1)
     about = json.loads(files[f"{stem}.json"].read_text())
     assert (about["threshold"], about["frame"]) == (0.4, 8 if kind == "loop" else 0)
     assert [each["area_px"] for each in about["objects"]] == [mask.sum() for mask in masks]
@@ -205,9 +252,14 @@ def test_accepted_images_are_exported_together(demo, lesion, loop):
     assert [category["name"] for category in coco["categories"]] == ["left ventricle", "mass"]
     assert np.array_equal(coco_masks.decode(coco["annotations"][0]["segmentation"]), first)
     assert np.array_equal(np.asarray(Image.open(files["loop_frame1.png"]).convert("L")), np.asarray(session.image))
-    names = {path.name for path in demo.downloads.write_annotations(session, "Label Studio")}
-    assert names == {"annotations_label_studio.json", "label_config.xml", "loop_frame1.png"}
-    assert "annotations_cvat.xml" in {path.name for path in demo.downloads.write_annotations(session, "CVAT")}
+    images = [each.annotated for each in session.accepted]
+    files = {path.name: path for path in demo.downloads.write_annotations(session, "Label Studio")}
+    assert set(files) == {"annotations_label_studio.json", "label_config.xml", "loop_frame1.png"}
+    assert json.loads(files["annotations_label_studio.json"].read_text()) == to_label_studio(images)
+    assert all(f'value="{label}"' in files["label_config.xml"].read_text() for label in ("left ventricle", "mass"))
+    files = {path.name: path for path in demo.downloads.write_annotations(session, "CVAT")}
+    assert set(files) == {"annotations_cvat.xml", "loop_frame1.png"}
+    assert files["annotations_cvat.xml"].read_text() == to_cvat(images)
 
 
 # --- what scripts call -----------------------------------------------------------------------------------------------
@@ -223,7 +275,7 @@ def url(demo):
 
 
 def test_scripts_get_the_masks_of_the_pipeline_each_their_own(url, pipe, tmp_path):
-    clients = [Client(url, verbose=False) for _ in range(2)]
+    clients = [Client(url, verbose=False, download_files=tmp_path / str(number)) for number in range(2)]
     images = [DEMO / "examples" / name for name in ("breast.png", "heart.png")]
     asked = [
         ({"text": "breast lesion"}, {"text": "breast lesion"}),
@@ -235,8 +287,15 @@ def test_scripts_get_the_masks_of_the_pipeline_each_their_own(url, pipe, tmp_pat
         ),
     ]
     for request, prompts in asked:
-        for client, image in zip(clients, images, strict=True):
-            files, found = client.predict(image=handle_file(image), **request, api_name="/segment")
+        with ThreadPoolExecutor(2) as at_once:
+            answers = at_once.map(
+                lambda client, image, request=request: client.predict(
+                    image=handle_file(image), **request, api_name="/segment"
+                ),
+                clients,
+                images,
+            )
+        for image, (files, found) in zip(images, answers, strict=True):
             expected = pipe(image, **prompts)
             masks = [np.asarray(Image.open(path)) == 255 for path in files]
             assert len(masks) == len(expected) == len(found["objects"])
@@ -246,19 +305,35 @@ def test_scripts_get_the_masks_of_the_pipeline_each_their_own(url, pipe, tmp_pat
 
 def test_a_script_is_told_what_is_wrong(url, tmp_path):
     (tmp_path / "notes.png").write_text("no image")
-    client = Client(url, verbose=False)
+    client = Client(url, verbose=False, download_files=tmp_path)
+    image = {"image": handle_file(DEMO / "examples" / LESION)}
     for request, message in (
         ({"image": handle_file(tmp_path / "notes.png"), "text": "lesion"}, "is not an image that can be read"),
-        ({"image": handle_file(DEMO / "examples" / LESION)}, "no prompt came; expected one of text"),
+        (image, "no prompt came; expected one of text"),
+        (image | {"text": "lesion", "boxes": [BOX]}, "text and boxes came; expected one of"),
+        (image | {"boxes": BOX}, "came; expected a list that holds a list of 4 numbers"),
+        (image | {"boxes": [BOX] * 13}, "13 boxes came; at most 12"),
+        (image | {"points": [["left", 3]]}, "came; expected a list that holds a list of 2 numbers"),
+        (image | {"points": [[150, 110]], "labels": [1, 0]}, "2 labels came for 1 points"),
+        (image | {"points": [[150, 110]], "labels": 1}, "labels 1 came; expected a list"),
+        (image | {"points": [[150, 110]], "labels": [2]}, "expected 1 .inside. or 0 .outside."),
+        (image | {"points": [[1500, 110]]}, "is outside the image, which is 256 x 256"),
+        (image | {"boxes": [BOX], "spacing_mm": [0.5]}, "expected .millimetres between rows"),
+        (image | {"boxes": [BOX], "threshold": 2}, "expected a probability between 0 and 1"),
+        (image | {"boxes": [BOX], "frame": 3}, "frame"),
+        (image | {"boxes": [BOX], "formats": []}, "expected one or more of png"),
     ):
         with pytest.raises(AppError, match=message):
             client.predict(**request, api_name="/segment")
+    files, found = client.predict(**image, boxes=[BOX], text=None, points=None, spacing_mm=None, api_name="/segment")
+    assert len(files) == len(found["objects"]) == 1
 
 
 def test_the_example_of_the_readme_runs(url, tmp_path, monkeypatch):
     (block,) = re.findall(r"```python\n(.*?)```", (DEMO / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "case.png").write_bytes((DEMO / "examples" / LESION).read_bytes())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Client, "__init__", partialmethod(Client.__init__, download_files=tmp_path, verbose=False))
     printed = io.StringIO()
     exec(block.replace("http://127.0.0.1:7860", url), {"print": lambda *values: print(*values, file=printed)})
     assert printed.getvalue().startswith("[") and "_mask.png" in printed.getvalue()
@@ -283,6 +358,18 @@ def test_the_front_matter_is_that_of_the_card():
     assert version.split(".")[0] == gradio.__version__.split(".")[0]
 
 
+def test_the_readme_states_the_limits_that_hold(demo):
+    text = " ".join((DEMO / "README.md").read_text().split())
+    for words in (
+        f"at most {demo.app.MAX_FILE_SIZE.removesuffix('mb')} MB, a request {demo.session.MAX_OBJECTS} objects",
+        f"accepted images {demo.session.MAX_ACCEPTED} entries; of more than {demo.app.MAX_SESSIONS} sessions",
+        f"after {demo.app.KEPT_S // 60} minutes where the page is still open, after an hour where it was closed",
+    ):
+        assert words in text
+    assert SessionState(demo.app.build()).STATE_TTL_WHEN_CLOSED == 3600  # gradio's, of pages that were closed
+    assert demo.app.KEPT_S + demo.app.CHECKED_EVERY_S < 3600  # files in its cache
+
+
 def test_the_examples_are_the_simulated_cases_of_their_seeds(demo):
     for case in demo.example_cases.example_cases():
         if not case.is_loop:
@@ -297,13 +384,36 @@ def test_an_assembled_space_runs_by_itself(demo, tmp_path):
     names = {path.as_posix() for path in files}
     assert {"app.py", "README.md", "requirements.txt", "LICENSE", "examples/breast.png"} <= names
     assert {"ccsam_hf/assets/ccsam-tiny/model.safetensors", "ccsam_hf/hub_cards/model_card.md"} <= names
-    assert not {"assemble.py", "benchmark.py"} & names and not any("__pycache__" in name for name in names)
+    assert not {"assemble.py", "benchmark.py"} & names
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".pyi"))]
     with pytest.raises(FileExistsError, match="is not an empty folder"):
         demo.assemble.assemble(tmp_path / "space")
-    code = "import app, ccsam_hf; app.build(); print(ccsam_hf.__file__)"
+    code = "import app, sys; app.build(); print(*{str(each.__file__) for each in sys.modules.values()"
+    code += " if getattr(each, '__file__', None)}, sep='\\n')"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "space", env=environment, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    assert Path(ran.stdout.splitlines()[-1]).is_relative_to(tmp_path / "space")
+    loaded = [Path(line) for line in ran.stdout.splitlines()]
+    own = {path.relative_to(tmp_path / "space").as_posix() for path in loaded if tmp_path in path.parents}
+    assert {"app.py", "session.py", "ccsam_hf/__init__.py", "ccsam_hf/pipeline_ccsam.py"} <= own
+    assert not [path for path in loaded if path.is_relative_to(ROOT) and "site-packages" not in path.parts]
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_a_space_is_pushed_in_one_commit_and_private_unless_asked(demo, monkeypatch, tmp_path, capsys, public):
+    asked = []
+    monkeypatch.setattr(demo.assemble.HfApi, "create_repo", lambda api, *args, **named: asked.append((args, named)))
+    monkeypatch.setattr(demo.assemble.HfApi, "upload_folder", lambda api, **named: asked.append(named) or "the commit")
+    output = str(tmp_path / "space")
+    monkeypatch.setattr(sys, "argv", ["assemble.py", output, "--push", "me/demo", *(["--public"] if public else [])])
+    demo.assemble.main()
+    ((repo_id,), created), uploaded = asked
+    assert (repo_id, created["repo_type"], created["space_sdk"]) == ("me/demo", "space", "gradio")
+    assert created["private"] is not public
+    assert (uploaded["repo_id"], uploaded["repo_type"], str(uploaded["folder_path"])) == ("me/demo", "space", output)
+    assert capsys.readouterr().out.splitlines()[-1] == "the commit"
+    with pytest.raises(SystemExit):
+        demo.assemble.main()
+    assert "is not an empty folder; choose another" in capsys.readouterr().err

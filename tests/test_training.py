@@ -23,6 +23,7 @@ import ccsam_hf.training.loop as loop
 import ccsam_hf.training.states as states
 from ccsam_hf import CCSamModel, CCSamPipeline
 from ccsam_hf.data.simulator import write_folder
+from ccsam_hf.hub import repository_files
 from ccsam_hf.training.inputs import EpochOrder, build_samples
 from ccsam_hf.training.loop import train
 from ccsam_hf.training.run_config import RunConfig, published, read_config
@@ -251,22 +252,12 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_remedy(run_of, monkey
         train(run_of(tracker="tensorboard"))
 
 
-def test_the_best_checkpoint_is_pushed_to_a_private_repository(finished, monkeypatch):
+def test_the_best_checkpoint_is_pushed_as_a_whole_repository(finished, monkeypatch):
     calls = []
-
-    class Hub:
-        def create_repo(self, repo_id, **options):
-            calls.append(("create", repo_id, options))
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls.append(("upload", repo_id, folder_path))
-
-    monkeypatch.setattr(loop, "HfApi", Hub)
+    monkeypatch.setattr(loop, "push_checkpoint", lambda *pushed, message: calls.append(pushed))
     train(replace(finished, push_to_hub="somebody/ccsam"))  # of a finished run nothing but this is left to do
-    assert calls == [
-        ("create", "somebody/ccsam", {"private": True, "exist_ok": True}),
-        ("upload", "somebody/ccsam", Path(finished.output_dir) / "best"),
-    ]
+    assert calls == [(Path(finished.output_dir) / "best", "somebody/ccsam")]
+    assert {"README.md", "model.safetensors", "modeling_ccsam.py"} <= repository_files(calls[0][0]).contents.keys()
 
 
 # --- what stops a run ------------------------------------------------------------------------------------------------

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from huggingface_hub import HfApi
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..grounding import TextGrounder
+from ..hub import push_checkpoint
 from ..image_processing_ccsam import CCSamImageProcessor
 from ..metrics import dice, hausdorff_samus
 from ..modeling_ccsam import CCSamModel
@@ -92,7 +92,7 @@ def train(run: RunConfig) -> dict[str, float]:
     """
     scores = train_learner(run, ccsam_learner)
     if run.push_to_hub and PartialState().is_main_process:
-        push(Path(run.output_dir) / "best", run.push_to_hub)
+        push_checkpoint(Path(run.output_dir) / "best", run.push_to_hub, message="Upload the best checkpoint of a run")
     return scores
 
 
@@ -322,13 +322,6 @@ def write_model(model: CCSamModel, weights: dict[str, torch.Tensor] | None, fold
     """Model, with other weights where some are given, and processor beside each other."""
     model.save_pretrained(folder, state_dict=weights and dict(weights))  # which it empties
     CCSamProcessor(CCSamImageProcessor()).save_pretrained(folder)
-
-
-def push(folder: Path, repo_id: str) -> None:
-    """Upload a checkpoint to a repository, which is made private where it does not exist."""
-    api = HfApi()
-    api.create_repo(repo_id, private=True, exist_ok=True)
-    api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload the best checkpoint of a run")
 
 
 # --- small things ----------------------------------------------------------------------------------------------------
