@@ -5,10 +5,14 @@ python demo/app.py
 
 import argparse
 import logging
+import math
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import RLock
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +25,7 @@ import tables
 from ccsam_hf.image_files import ACCEPTED_FILES
 from comparison import compare
 from example_cases import ExampleCase, example_cases, path_of, thumbnail
-from picture import picture, shown, uncertainty_picture
+from picture import picture, shown, uncertainty_figure
 from scripting import Prompts, requested
 from session import (
     DEFAULT_THRESHOLD,
@@ -52,6 +56,7 @@ KEPT_S = 1800  # a session after its last use, and files in gradio's cache
 CHECKED_EVERY_S = 300
 MAX_SESSIONS = 200
 MAX_FILE_SIZE = "200mb"
+REFUSAL_S = 6  # that a refusal stays in the corner; below the picture it stays until the next event
 REFUSALS = (ValueError, ImportError)  # whose words are for the user
 TROUBLE = "Something went wrong here, and it has been noted. Try again, or open another image."
 MARKS = {"Inside": INSIDE, "Outside": OUTSIDE}
@@ -70,20 +75,6 @@ class Desk:
         return Desk()
 
 
-class OptionalNumber(gr.Number):
-    """A number that may be left empty; gradio's own widget shows 0 where nothing was entered."""
-
-    is_template = True
-
-    def preprocess(self, payload: float | str | None) -> float | int | None:
-        """What was entered, or None."""
-        return None if payload == "" else super().preprocess(payload)
-
-    def postprocess(self, value: float | None) -> float | int | str:
-        """What is shown: a number, or nothing."""
-        return "" if value is None else super().postprocess(value)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Load the bundled model and serve the demo."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -91,8 +82,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, users' files are removed
     shared_models.load(shared_models.BUNDLED)
-    serve(build(), server_name=arguments.host, server_port=arguments.port)
+    with TemporaryDirectory(prefix="ccsam-cache-") as cache:
+        os.environ.setdefault("GRADIO_TEMP_DIR", cache)  # its own: a server that stops empties what it has used
+        serve(build(), server_name=arguments.host, server_port=arguments.port)
 
 
 def serve(blocks: gr.Blocks, **options: Any) -> tuple:
@@ -133,6 +127,8 @@ def theme() -> gr.Theme:
         block_label_text_color_dark="*neutral_200",
         block_title_text_color="*neutral_700",
         block_title_text_color_dark="*neutral_200",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
         input_placeholder_color="*neutral_600",
         input_placeholder_color_dark="*neutral_300",
     )
@@ -156,10 +152,10 @@ def build() -> gr.Blocks:
             with gr.Column(elem_id="look"):
                 ui.picture = picture()
                 ui.frame = gr.Slider(1, 2, value=1, step=1, label="Frame of the loop", visible=False, elem_id="frame")
+                ui.table = gr.HTML(tables.results_table(Session()), visible=False, elem_id="results")
             with gr.Column(elem_id="ask"):
                 lay_out_prompts(ui)
         with gr.Column(visible=False, elem_id="outcome") as ui.outcome:
-            ui.table = gr.HTML(tables.results_table(Session()), elem_id="results")
             lay_out_more(ui)
         with gr.Accordion("How it works, what to expect, what is kept", open=False, elem_id="about"):
             gr.Markdown((FOLDER / "about.md").read_text())
@@ -175,7 +171,7 @@ def build() -> gr.Blocks:
 
 def lay_out_image(ui: SimpleNamespace) -> None:
     """Upload and examples."""
-    ui.upload = gr.File(label=f"Your image: {ACCEPTED_FILES}", type="filepath", height=132, elem_id="upload")
+    ui.upload = gr.File(label=f"Your image: {ACCEPTED_FILES}", type="filepath", height=104, elem_id="upload")
     gr.Markdown("Or a simulated example:", elem_id="examples-title")
     gr.set_static_paths([thumbnail(case) for case in example_cases()])  # the cache is emptied while the page is open
     with gr.Row(elem_id="examples"):
@@ -198,11 +194,14 @@ def lay_out_prompts(ui: SimpleNamespace) -> None:
             )
             ui.find = gr.Button("Find", variant="primary", elem_id="find")
         with gr.Tab("Points", id="points") as ui.points_tab:
-            gr.Markdown("Click in the picture, or type a place. All points belong to one object.")
+            gr.Markdown(
+                "Click in the picture, or type a place. All points belong to one object: white ones lie inside, "
+                "black ones outside."
+            )
             ui.mark = gr.Radio(list(MARKS), value="Inside", label="The next point lies", elem_id="mark")
             with gr.Row():
-                ui.x = OptionalNumber(label="x", precision=0, min_width=90, elem_id="x")
-                ui.y = OptionalNumber(label="y", precision=0, min_width=90, elem_id="y")
+                ui.x = number_field("x", min_width=90, elem_id="x")
+                ui.y = number_field("y", min_width=90, elem_id="y")
             ui.add_point = gr.Button("Add this point", elem_id="add-point")
             with gr.Row():
                 ui.undo_point = gr.Button("Undo", min_width=90, elem_id="undo-point")
@@ -210,10 +209,7 @@ def lay_out_prompts(ui: SimpleNamespace) -> None:
         with gr.Tab("Box", id="boxes") as ui.boxes_tab:
             gr.Markdown("Drag in the picture from corner to corner, or type both corners.")
             with gr.Row():
-                ui.corners = [
-                    OptionalNumber(label=name, precision=0, min_width=70, elem_id=name)
-                    for name in ("x0", "y0", "x1", "y1")
-                ]
+                ui.corners = [number_field(name, min_width=70, elem_id=name) for name in ("x0", "y0", "x1", "y1")]
             ui.keep = gr.Checkbox(label="Add to the boxes drawn before, one object each", elem_id="keep")
             ui.add_box = gr.Button("Use this box", elem_id="add-box")
             with gr.Row():
@@ -230,13 +226,18 @@ def lay_out_prompts(ui: SimpleNamespace) -> None:
     )
     with gr.Accordion("Pixel size and model", open=False, elem_id="settings"):
         with gr.Row():
-            ui.row_mm = OptionalNumber(label="mm between rows", placeholder="unknown", min_width=120, elem_id="row-mm")
-            ui.column_mm = OptionalNumber(
-                label="mm between columns", placeholder="unknown", min_width=120, elem_id="column-mm"
+            ui.row_mm = number_field("mm between rows", placeholder="unknown", min_width=120, elem_id="row-mm")
+            ui.column_mm = number_field(
+                "mm between columns", placeholder="unknown", min_width=120, elem_id="column-mm"
             )
         ui.model = gr.Dropdown(
             shared_models.model_names(), value=shared_models.BUNDLED, label="Model", elem_id="model"
         )
+
+
+def number_field(label: str, **settings: Any) -> gr.Textbox:
+    """A field for a number that may stay empty; where gradio's own field for numbers is empty, it shows 0."""
+    return gr.Textbox(label=label, max_lines=1, **settings)
 
 
 def lay_out_more(ui: SimpleNamespace) -> None:
@@ -254,17 +255,18 @@ def lay_out_more(ui: SimpleNamespace) -> None:
                 info="Standard deviation of the probability over 8 draws of the fusion, at most 0.5.",
                 elem_id="with-uncertainty",
             )
-            ui.uncertainty = gr.Image(
-                label="Uncertainty", visible=False, interactive=False, format="png", height=480, elem_id="uncertainty"
-            )
+            ui.uncertainty = gr.HTML(visible=False, elem_id="uncertainty")
         with gr.Tab("Compare"):
             gr.Markdown("Give at least two prompts above, of any kind, then compare what each of them outlines.")
             ui.compare = gr.Button("Compare", elem_id="compare")
             ui.comparison = gr.Gallery(
                 label="One picture for each prompt",
-                columns=[1, 2, 3],
+                columns=3,
                 visible=False,
+                interactive=False,
                 height="auto",
+                object_fit="contain",
+                buttons=["download", "fullscreen"],
                 elem_id="comparison",
             )
             ui.comparison_table = gr.HTML(elem_id="comparison-table")
@@ -326,25 +328,42 @@ def attempted(function: Callable, *arguments: Any) -> tuple[Any, str | None]:
     except Exception:
         logger.exception("an event failed")
         refusal = TROUBLE
-    gr.Warning(refusal, title="Not done")
+    gr.Warning(refusal, duration=REFUSAL_S, title="Not done")
     return None, refusal
+
+
+def entered(text: str | None) -> float | None:
+    """The number in a field, None where the field is empty."""
+    if text is None or not text.strip():
+        return None
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text.strip()!r} was entered; expected a number, such as 12 or 0.25")
+    return value
+
+
+def written(value: float | None) -> str:
+    """A number as it stands in a field."""
+    return "" if value is None else f"{value:g}"
 
 
 def seen(ui: SimpleNamespace, desk: Desk, refusal: str | None) -> dict:
     """Updates of the widgets that show the session; files made before are of no result any more."""
-    heat = uncertainty_picture(desk.session)
+    uncertainty = uncertainty_figure(desk.session)
     return {
         ui.picture: shown(desk.session, refusal) | {"turn": desk.turn},
-        ui.outcome: gr.update(visible=desk.session.source is not None),
-        ui.table: tables.results_table(desk.session),
-        ui.uncertainty: gr.update(value=heat, visible=heat is not None),
+        ui.table: gr.update(value=tables.results_table(desk.session), visible=bool(desk.session.asked)),
+        ui.uncertainty: gr.update(value=uncertainty, visible=bool(uncertainty)),
         ui.files: gr.update(value=None, visible=False),
     }
 
 
 def answers(ui: SimpleNamespace) -> list:
     """The widgets that `seen` updates, and the session."""
-    return [ui.desk, ui.picture, ui.outcome, ui.table, ui.uncertainty, ui.files]
+    return [ui.desk, ui.picture, ui.table, ui.uncertainty, ui.files]
 
 
 def opened(ui: SimpleNamespace, session: Session) -> dict:
@@ -353,9 +372,10 @@ def opened(ui: SimpleNamespace, session: Session) -> dict:
     num_frames = session.source.num_frames
     return {
         ui.frame: gr.update(value=1, maximum=max(num_frames, 2), visible=num_frames > 1),
-        ui.row_mm: row_mm,
-        ui.column_mm: column_mm,
-        **dict.fromkeys([ui.x, ui.y, *ui.corners]),
+        ui.row_mm: written(row_mm),
+        ui.column_mm: written(column_mm),
+        ui.outcome: gr.update(visible=True),
+        **dict.fromkeys([ui.x, ui.y, *ui.corners], ""),
     }
 
 
@@ -366,7 +386,7 @@ def open_example(session: Session, case: ExampleCase) -> Session:
 
 def wire_image(ui: SimpleNamespace) -> None:
     """Opening, frames and the model."""
-    of_image = [ui.frame, ui.row_mm, ui.column_mm, ui.x, ui.y, *ui.corners]
+    of_image = [ui.outcome, ui.frame, ui.row_mm, ui.column_mm, ui.x, ui.y, *ui.corners]
     also = partial(opened, ui)
     ui.upload.upload(
         event_of(ui, open_file, also),
@@ -413,14 +433,14 @@ def wire_prompts(ui: SimpleNamespace) -> None:
         api_visibility="private",
     )
     ui.add_point.click(
-        event_of(ui, lambda session, x, y, mark: add_point(session, x, y, MARKS[mark])),
+        event_of(ui, lambda session, x, y, mark: add_point(session, entered(x), entered(y), MARKS[mark])),
         [ui.desk, ui.x, ui.y, ui.mark],
         outputs,
         api_name="point",
         api_visibility="undocumented",
     )
     ui.add_box.click(
-        event_of(ui, lambda session, keep, *corners: add_box(session, corners, keep)),
+        event_of(ui, lambda session, keep, *corners: add_box(session, [*map(entered, corners)], keep)),
         [ui.desk, ui.keep, *ui.corners],
         outputs,
         api_visibility="private",
@@ -442,14 +462,24 @@ def wire_prompts(ui: SimpleNamespace) -> None:
         api_visibility="private",
     )
     for number in (ui.row_mm, ui.column_mm):
-        gr.on(
-            [number.submit, number.blur],
-            event_of(ui, use_spacing),
-            [ui.desk, ui.row_mm, ui.column_mm],
-            outputs,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        for listen, change in ((number.submit, enter_spacing), (number.blur, leave_spacing)):
+            listen(
+                event_of(ui, change),
+                [ui.desk, ui.row_mm, ui.column_mm],
+                outputs,
+                show_progress="hidden",
+                api_visibility="private",
+            )
+
+
+def enter_spacing(session: Session, row_mm: str, column_mm: str) -> Session:
+    """Take the spacing that stands in the two fields."""
+    return use_spacing(session, entered(row_mm), entered(column_mm))
+
+
+def leave_spacing(session: Session, row_mm: str, column_mm: str) -> Session:
+    """Take the spacing once both of its numbers are there; one alone waits for the other."""
+    return session if bool(row_mm.strip()) != bool(column_mm.strip()) else enter_spacing(session, row_mm, column_mm)
 
 
 def wire_picture(ui: SimpleNamespace) -> None:
@@ -462,8 +492,14 @@ def wire_picture(ui: SimpleNamespace) -> None:
 
     def also(session: Session) -> dict:
         if session.asked == "boxes":
-            return {ui.tabs: gr.Tabs(selected="boxes"), **dict(zip(ui.corners, session.boxes[-1], strict=True))}
-        return {ui.tabs: gr.Tabs(selected="points"), **dict(zip((ui.x, ui.y), session.points[-1], strict=True))}
+            return {
+                ui.tabs: gr.Tabs(selected="boxes"),
+                **dict(zip(ui.corners, map(written, session.boxes[-1]), strict=True)),
+            }
+        return {
+            ui.tabs: gr.Tabs(selected="points"),
+            **dict(zip((ui.x, ui.y), map(written, session.points[-1]), strict=True)),
+        }
 
     event = event_of(ui, change, also)
 
@@ -588,7 +624,7 @@ def segment(
             desk.session = requested(
                 desk.session,
                 image,
-                Prompts(text, boxes, points, labels),
+                Prompts(text or "", boxes or [], points or [], labels or []),
                 frame=frame,
                 spacing_mm=spacing_mm,
                 threshold=threshold,

@@ -61,7 +61,12 @@ def main() -> None:
     parser.add_argument("--push", metavar="REPO_ID", help="upload it to this Space")
     parser.add_argument("--public", action="store_true", help="a new Space is public; private if left out")
     arguments = parser.parse_args()
-    files = assemble(arguments.output)
+    if arguments.public and not arguments.push:
+        parser.error("--public came without --push; say where to: --push <user or organisation>/<name>")
+    try:
+        files = assemble(arguments.output)
+    except FileExistsError as error:
+        parser.error(str(error))
     size = sum((arguments.output / path).stat().st_size for path in files)
     print(f"{len(files)} files, {size / 1e6:.1f} MB in {arguments.output}")
     if arguments.push:

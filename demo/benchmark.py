@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,19 @@ from ccsam_hf.geometry import boxes_from_masks
 FIRST_SEED = 2_000_000_000
 ROUNDS = 9  # of the single user
 MEMORY_EVERY_S = 5.0
+AFTER_AN_ERROR_S = 1.0
 
 
 @contextmanager
 def served() -> Iterator[tuple[str, psutil.Process]]:
-    """The demo's address and process."""
-    command = [sys.executable, str(Path(__file__).with_name("app.py")), "--host", "127.0.0.1"]
+    """The demo's address and process; RuntimeError where it ends before it serves."""
+    app = Path(__file__).with_name("app.py")
+    command = [sys.executable, "-u", str(app), "--host", "127.0.0.1"]  # -u: the address is not held back
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            line = next(line for line in process.stdout if "http://" in line)
+            line = next((line for line in process.stdout if "http://" in line), None)
+            if line is None:
+                raise RuntimeError(f"{app} ended before it served; what it said stands above")
             yield line.split()[-1], psutil.Process(process.pid)
         finally:
             process.terminate()
@@ -72,9 +77,14 @@ def ask(client: Client, image: Path, request: dict, expected: list[np.ndarray]) 
     return taken, len(masks) == len(expected) and all(map(np.array_equal, masks, expected))
 
 
-def single_user(url: str, users: list) -> dict[str, Any]:
+def connected(url: str, folder: Path) -> Client:
+    """A client with a session of its own; what it downloads goes with the folder."""
+    return Client(url, verbose=False, download_files=mkdtemp(dir=folder))
+
+
+def single_user(url: str, users: list, folder: Path) -> dict[str, Any]:
     """Medians of a box on an image that is encoded already and on a new one, in turns."""
-    client, times = Client(url, verbose=False), {"new image": [], "cached image": []}
+    client, times = connected(url, folder), {"new image": [], "cached image": []}
     for number in range(ROUNDS + 1):
         image, ((request, expected), *_) = users[number % 2]
         for name in times:
@@ -85,27 +95,32 @@ def single_user(url: str, users: list) -> dict[str, Any]:
     return {"seconds": seconds, "ratio": seconds["new image"] / seconds["cached image"]}
 
 
-def one_of_many(url: str, image: Path, requests: list, until: float) -> dict[str, Any]:
+def one_of_many(client: Client, image: Path, requests: list, until: float) -> dict[str, Any]:
     """What one user saw until a moment of `time.monotonic`."""
-    client = Client(url, verbose=False)
     seen: dict[str, Any] = {"seconds": [], "mix_ups": 0, "errors": []}
-    while time.monotonic() < until:
-        request, expected = requests[len(seen["seconds"]) % len(requests)]
+    for request, expected in cycle(requests):
+        if time.monotonic() >= until:
+            break
         try:
             taken, is_own = ask(client, image, request, expected)
         except Exception as error:  # whatever it is, it is counted and told
             seen["errors"].append(f"{type(error).__name__}: {error}")
+            time.sleep(AFTER_AN_ERROR_S)
             continue
         seen["seconds"].append(taken)
         seen["mix_ups"] += not is_own
     return seen
 
 
-def many_users(url: str, process: psutil.Process, users: list, duration: float) -> dict[str, Any]:
-    """All users at once."""
+def many_users(url: str, process: psutil.Process, users: list, folder: Path, duration: float) -> dict[str, Any]:
+    """All users at once; time counts from when all are connected."""
+    clients = [connected(url, folder) for _ in users]
     until, memory = time.monotonic() + duration, []
     with ThreadPoolExecutor(len(users)) as pool:
-        running = [pool.submit(one_of_many, url, image, requests, until) for image, requests in users]
+        running = [
+            pool.submit(one_of_many, client, image, requests, until)
+            for client, (image, requests) in zip(clients, users, strict=True)
+        ]
         while not all(each.done() for each in running):
             memory.append(process.memory_info().rss / 2**20)
             time.sleep(MEMORY_EVERY_S)
@@ -119,7 +134,7 @@ def many_users(url: str, process: psutil.Process, users: list, duration: float) 
         "errors": [error for each in seen for error in each["errors"]],
         "mix_ups": sum(each["mix_ups"] for each in seen),
         "fewest answers of a user": min(len(each["seconds"]) for each in seen),
-        "latency_s": {f"p{share}": float(np.percentile(taken, share)) for share in (50, 95, 100)},
+        "latency_s": {f"p{share}": float(np.percentile(taken, share)) for share in (50, 95, 100) if taken},
         "server_memory_MiB": {
             "first third": median(memory[:third]),
             "second third": median(memory[third : 2 * third] or memory),
@@ -136,12 +151,13 @@ def main() -> None:
     arguments = parser.parse_args()
     pipe = CCSamPipeline.from_pretrained(TINY)
     with TemporaryDirectory() as directory, served() as (url, process):
+        folder = Path(directory)
         users = [
-            requests_of(pipe, TARGETS[i % len(TARGETS)], FIRST_SEED + i, Path(directory))
+            requests_of(pipe, TARGETS[i % len(TARGETS)], FIRST_SEED + i, folder)
             for i in range(max(arguments.users, 2))
         ]
-        measured = {"single user": single_user(url, users)}
-        measured["many users"] = many_users(url, process, users[: arguments.users], arguments.seconds)
+        measured = {"single user": single_user(url, users, folder)}
+        measured["many users"] = many_users(url, process, users[: arguments.users], folder, arguments.seconds)
     print(json.dumps(measured, indent=1))
 
 

@@ -72,13 +72,18 @@ def drawn(
         results: of its objects. Their boxes are drawn where no point prompted.
         points, labels: of the one object that they prompted.
     """
-    image = to_rgb(image)
-    factor = max(1, round(SHARP_SIDE / min(image.size)))
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    image, factor = enlarged_image(image)
     masks = [enlarged(result.mask, factor) for result in results]
     if points:
         return overlay(image, masks, points=[[scaled(point, factor) for point in points]], labels=[labels])
     return overlay(image, masks, boxes=[scaled(result.box, factor) if result.box else None for result in results])
+
+
+def enlarged_image(image: Image.Image) -> tuple[Image.Image, int]:
+    """An image of any mode as RGB, a small one enlarged, and the factor."""
+    image = to_rgb(image)
+    factor = max(1, round(SHARP_SIDE / min(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC), factor
 
 
 def enlarged(mask: np.ndarray, factor: int) -> np.ndarray:
@@ -93,10 +98,16 @@ def scaled(coordinates: Sequence[float], factor: int) -> list[float]:
     return [value * factor for value in coordinates]
 
 
-def uncertainty_picture(session: Session) -> Image.Image | None:
-    """The image under its uncertainty, at each pixel the largest of all objects; None where none was drawn."""
+def uncertainty_figure(session: Session) -> str:
+    """HTML of the image under its uncertainty, at each pixel the largest of all objects; empty without one."""
     maps = [result.uncertainty for result in session.decoded if result.uncertainty is not None]
-    return heatmap(session.image, np.maximum.reduce(maps)) if maps else None
+    if not maps:
+        return ""
+    largest = np.maximum.reduce(maps).astype(np.float32)
+    image, _ = enlarged_image(session.image)
+    heat = heatmap(image, np.asarray(Image.fromarray(largest).resize(image.size, Image.Resampling.BILINEAR)))
+    alt = f"Uncertainty over the ultrasound image, at most {largest.max():.3f}; the bar beside it names the colours."
+    return f'<img class="uncertainty" src="{data_url(heat)}" alt="{alt}">'
 
 
 def in_words(session: Session) -> str:

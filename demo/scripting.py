@@ -7,6 +7,7 @@ from pathlib import Path
 from session import (
     DEFAULT_THRESHOLD,
     INSIDE,
+    MAX_OBJECTS,
     OUTSIDE,
     Session,
     answered,
@@ -42,10 +43,31 @@ class Prompts:
         given = [kind for kind in ("text", "boxes", "points") if getattr(self, kind)]
         if len(given) != 1:
             raise ValueError(f"{' and '.join(given) or 'no prompt'} came; expected one of text, boxes and points")
+        check_rows("boxes", self.boxes, 4)
+        check_rows("points", self.points, 2)
+        if len(self.boxes) > MAX_OBJECTS:
+            raise ValueError(f"{len(self.boxes)} boxes came; at most {MAX_OBJECTS} fit into one request: send fewer")
+        if not isinstance(self.labels, Sequence):
+            raise ValueError(f"labels {self.labels!r} came; expected a list with a number for each point")
         if self.labels and len(self.labels) != len(self.points):
             raise ValueError(f"{len(self.labels)} labels came for {len(self.points)} points; expected one for each")
         if any(label not in (INSIDE, OUTSIDE) for label in self.labels):
             raise ValueError(f"labels {self.labels} came; expected {INSIDE} (inside) or {OUTSIDE} (outside)")
+
+
+def check_rows(name: str, rows: object, length: int) -> None:
+    """Raise ValueError unless the rows are a list of lists of that many numbers each."""
+    if not isinstance(rows, (list, tuple)) or not all(is_numbers(row, length) for row in rows):
+        raise ValueError(f"{name} {rows!r} came; expected a list that holds a list of {length} numbers for each")
+
+
+def is_numbers(values: object, length: int) -> bool:
+    """Whether the values are a list of that many numbers."""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == length
+        and all(isinstance(value, (int, float)) for value in values)
+    )
 
 
 def requested(
@@ -72,6 +94,8 @@ def requested(
     Raises:
         ValueError: something that is not accepted; the message says what is.
     """
+    if spacing_mm and not is_numbers(spacing_mm, 2):
+        raise ValueError(f"spacing_mm {spacing_mm!r} came; expected [millimetres between rows, between columns]")
     session = replace(session, asked=None, decoded=(), boxes=(), points=(), labels=())
     if model is not None and model != session.model:
         session = use_model(session, model)

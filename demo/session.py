@@ -261,7 +261,7 @@ def checked_point(session: Session, point: Sequence[float | None]) -> tuple[floa
     opened_source(session)
     size = session.image.size
     if len(point) != 2 or any(value is None for value in point):
-        raise ValueError(f"a point lacks a coordinate ({point} came): give x and y in pixels of the image")
+        raise ValueError("a point lacks a coordinate: give x and y in pixels of the image, for both corners of a box")
     if not all(0 <= value <= limit for value, limit in zip(point, size, strict=True)):
         raise ValueError(f"x {point[0]:g}, y {point[1]:g} is outside the image, which is {size[0]} x {size[1]} pixels")
     return tuple(float(value) for value in point)

@@ -266,12 +266,14 @@ def test_accepted_images_are_exported_together(demo, lesion, loop):
 
 
 @pytest.fixture(scope="module")
-def url(demo):
-    """The demo behind a port."""
-    blocks = demo.app.build()
-    _, address, _ = demo.app.serve(blocks, prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
-    yield address
-    blocks.close()
+def url(demo, tmp_path_factory):
+    """The demo behind a port, with a cache that no other server on this machine empties."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
+        blocks = demo.app.build()
+        _, address, _ = demo.app.serve(blocks, prevent_thread_lock=True, server_name="127.0.0.1", quiet=True)
+        yield address
+        blocks.close()
 
 
 def test_scripts_get_the_masks_of_the_pipeline_each_their_own(url, pipe, tmp_path):
@@ -337,6 +339,24 @@ def test_the_example_of_the_readme_runs(url, tmp_path, monkeypatch):
     printed = io.StringIO()
     exec(block.replace("http://127.0.0.1:7860", url), {"print": lambda *values: print(*values, file=printed)})
     assert printed.getvalue().startswith("[") and "_mask.png" in printed.getvalue()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_leaves_no_file_of_a_user(tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "GRADIO_TEMP_DIR"}
+    command = [sys.executable, "-u", str(DEMO / "app.py"), "--host", "127.0.0.1"]
+    environment["TMPDIR"] = str(folder)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = next(line for line in process.stdout if "http://" in line).split()[-1]
+            client = Client(address, verbose=False, download_files=tmp_path / "downloads")
+            client.predict(image=handle_file(DEMO / "examples" / LESION), boxes=[BOX], api_name="/segment")
+            assert list(folder.rglob("breast_mask.png")) and list(folder.rglob("image.png"))
+        finally:
+            process.terminate()
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 # --- the Space -------------------------------------------------------------------------------------------------------

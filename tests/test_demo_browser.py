@@ -22,7 +22,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CASE = DEMO / "examples" / "breast.png"
 CORNERS = ("x0", "y0", "x1", "y1")
 SECOND_BOX = [100.0, 80.0, 200.0, 150.0]
-PATIENCE = 15_000  # ms, for machines with other work
+PATIENCE = 60_000  # ms, for machines with other work
 PHONE = {"width": 390, "height": 844}
 NAMED = {
     "application",
@@ -58,9 +58,10 @@ def url():
 @pytest.fixture(scope="module")
 def browser():
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     with playwright.sync_playwright() as started:
+        path = path or started.chromium.executable_path  # playwright's own, where that was installed
+        if not Path(path).exists():
+            pytest.skip(f"none of {', '.join(BROWSERS)} is installed, nor playwright's own Chromium")
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
         launched = started.chromium.launch(executable_path=path, args=options)
         yield launched
@@ -192,14 +193,14 @@ def test_an_example_is_outlined_and_a_lower_threshold_grows_it_without_the_model
     open_example(page, "Heart, three structures", objects=3)
     before = areas(page)
     assert min(before) > 0
+    asked = []
     for name in ("encode", "decode"):
-        monkeypatch.setattr(
-            sys.modules["shared_models"], name, lambda *_, name=name: pytest.fail(f"{name} was called")
-        )
+        monkeypatch.setattr(sys.modules["shared_models"], name, lambda *_, name=name: asked.append(name))
     number = page.locator("#threshold input[type=number]")
     number.fill("0.2")
     number.press("Enter")
     assert all(new > old for new, old in zip(changed_areas(page, before), before, strict=True))
+    assert asked == []
 
 
 def test_clicks_inside_and_outside_are_taken_back_one_by_one(page, pipe):
