@@ -28,7 +28,7 @@ def push_built(
     licences_checked: bool = False,
     revision: str = "main",
 ) -> str:
-    """Upload a built data set in one commit.
+    """Upload a built data set, in one commit unless huggingface_hub splits what is large.
 
     Args:
         directory: the output of `build`.
