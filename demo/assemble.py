@@ -11,12 +11,14 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+from ccsam_hf.hub_errors import readable_errors
 
 DEMO = Path(__file__).resolve().parent
 PACKAGE = DEMO.parent / "src" / "ccsam_hf"
 TEMPLATES = DEMO.parent / "hub_cards"
-NOT_IN_A_SPACE = ("assemble.py", "benchmark.py", "__pycache__", ".*")
+NOT_IN_A_SPACE = ("assemble.py", "benchmark.py", "__pycache__", "*.pyi", ".*")  # gradio writes app.pyi
 
 
 def assemble(output: Path) -> list[Path]:
@@ -45,12 +47,33 @@ def assemble(output: Path) -> list[Path]:
 
 
 def push(folder: Path, repo_id: str, public: bool) -> str:
-    """Upload an assembled Space in one commit; a new one is private unless `public`. Returns the URL of the commit."""
+    """Upload an assembled Space in one commit that also deletes what it lacks.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        PermissionError: the Space exists, is public, and `public` is False; or the token may not write to it.
+        ConnectionError: the connection broke or there is none.
+    """
     api = HfApi()
-    api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=not public, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id, folder_path=folder, repo_type="space", commit_message="Upload the demo", delete_patterns="*"
-    )
+    with readable_errors(repo_id):
+        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=not public, exist_ok=True)
+        before = api.repo_info(repo_id, repo_type="space")
+        if not (public or before.private):
+            raise PermissionError(f"{repo_id} exists and is public: choose another Space, or say --public")
+        files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        stale = {each.rfilename for each in before.siblings} - {*files, ".gitattributes"}
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(path, folder / path) for path in files),
+                *(CommitOperationDelete(path) for path in sorted(stale)),
+            ],
+            commit_message="Upload the demo",
+            repo_type="space",
+            parent_commit=before.sha,
+        )
     return str(commit)
 
 
@@ -65,12 +88,12 @@ def main() -> None:
         parser.error("--public came without --push; say where to: --push <user or organisation>/<name>")
     try:
         files = assemble(arguments.output)
-    except FileExistsError as error:
+        size = sum((arguments.output / path).stat().st_size for path in files)
+        print(f"{len(files)} files, {size / 1e6:.1f} MB in {arguments.output}")
+        if arguments.push:
+            print(push(arguments.output, arguments.push, arguments.public))
+    except (FileExistsError, PermissionError, ConnectionError) as error:
         parser.error(str(error))
-    size = sum((arguments.output / path).stat().st_size for path in files)
-    print(f"{len(files)} files, {size / 1e6:.1f} MB in {arguments.output}")
-    if arguments.push:
-        print(push(arguments.output, arguments.push, arguments.public))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Hub on 127.0.0.1: the endpoints that huggingface_hub and transformers use to push a model and to load it.
+"""A Hub on 127.0.0.1: the endpoints that huggingface_hub, transformers and datasets use to push and to load.
 
 Written after the requests that the clients make and what they read from the answers; what no client asks for is not
 here. Uploads go by LFS, so clients run with HF_HUB_DISABLE_XET=1. Contents lie on disk under their SHA-256, and a
@@ -7,6 +7,7 @@ commit is made whole or not at all. Faults can be set on a running `Hub`, see th
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import socket
@@ -16,14 +17,17 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 WRITE_TOKEN, READ_TOKEN, STRANGERS_TOKEN = "hf_write", "hf_read", "hf_stranger"
@@ -186,17 +190,23 @@ class Hub:
 
     # --- repositories -------------------------------------------------------------------------------------------
 
+    @staticmethod
+    def name_of(user: str, body: dict[str, Any]) -> str:
+        """The repository that a request to make one means, as in the address of its page."""
+        repo_id, kind = f"{body.get('organization') or user}/{body['name']}", body.get("type", "model")
+        return repo_id if kind == "model" else f"{kind}s/{repo_id}"
+
     def create(self, user: str, body: dict[str, Any]) -> str:
         """Make a repository with the first commit that the Hub makes; its id."""
-        owner, name = body.get("organization") or user, body["name"]
-        repo_id = f"{owner}/{name}"
+        owner, kind = body.get("organization") or user, body.get("type", "model")
+        repo_id = self.name_of(user, body)
         if owner != user:
-            raise Refusal(403, f"You don't have the rights to create a model under the namespace {owner!r}")
-        if body.get("type", "model") != "model":
-            raise Refusal(400, "this Hub has models only")
+            raise Refusal(403, f"You don't have the rights to create a {kind} under the namespace {owner!r}")
+        if kind == "space" and "sdk" not in body:
+            raise Refusal(400, "a Space needs an sdk")
         with self.lock:
             if repo_id in self.repositories:
-                raise Refusal(409, "You already created this model repo")
+                raise Refusal(409, f"You already created this {kind} repo")
             self.created.append(body)
             repository = Repository(owner, private=body.get("visibility", "public") == "private")
             self.repositories[repo_id] = repository
@@ -270,7 +280,8 @@ def card_errors(content: str) -> list[str]:
 
 
 ROUTES: list[tuple[str, re.Pattern, Callable]] = []
-REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
+REPO = r"(?P<repo>(?:datasets/|spaces/)?[\w.-]+/[\w.-]+)"  # as in the address of its page
+API = r"/api/(?P<repo>(?:models|datasets|spaces)/[\w.-]+/[\w.-]+)"
 REVISION = r"(?P<revision>[^/]+)"
 
 
@@ -306,7 +317,10 @@ class Handler(BaseHTTPRequestHandler):
             for method, pattern, function in ROUTES:
                 match = pattern.fullmatch(path)
                 if match and self.command in method.split("|"):
-                    function(self, **{name: unquote(value) for name, value in match.groupdict().items() if value})
+                    parts = {name: unquote(value) for name, value in match.groupdict().items() if value}
+                    if "repo" in parts:
+                        parts["repo"] = parts["repo"].removeprefix("models/")
+                    function(self, **parts)
                     return
             self.hub.unknown.append((self.command, path))
             raise Refusal(404, f"no endpoint {self.command} {path}")
@@ -343,7 +357,10 @@ class Handler(BaseHTTPRequestHandler):
         return content
 
     def body(self) -> Any:
-        return json.loads(b"".join(self.blocks()))
+        """What came as JSON, or as a form: name -> list of values."""
+        content = b"".join(self.blocks())
+        is_form = self.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded")
+        return parse_qs(content.decode()) if is_form else json.loads(content)
 
     def drain(self) -> None:
         """Read what is left of a body, so that the connection can go on."""
@@ -446,22 +463,23 @@ def create_repository(request: Handler) -> None:
     except Refusal as refusal:
         if refusal.status != 409:
             raise
-        url = f"{request.hub.url}/{body.get('organization') or name}/{body['name']}"
+        url = f"{request.hub.url}/{request.hub.name_of(name, body)}"
         request.answer_json({"error": refusal.message, "url": url}, 409)
         return
     request.answer_json({"name": repo_id, "id": repo_id, "url": f"{request.hub.url}/{repo_id}"})
 
 
-@route("GET", f"/api/models/{REPO}(?:/revision/{REVISION})?")
-def model_info(request: Handler, repo: str, revision: str | None = None) -> None:
+@route("GET", f"{API}(?:/revision/{REVISION})?")
+def repository_info(request: Handler, repo: str, revision: str | None = None) -> None:
     repository = request.readable(repo)
     commit = request.version(repository, revision or "main")
     siblings = [{"rfilename": path, "size": file.size, "blobId": file.oid} for path, file in commit.files.items()]
-    about = {"id": repo, "modelId": repo, "author": repository.owner, "sha": commit.oid, "tags": []}
+    name = "/".join(repo.split("/")[-2:])
+    about = {"id": name, "author": repository.owner, "sha": commit.oid, "tags": []}
     request.answer_json({**about, "private": repository.private, "disabled": False, "siblings": siblings})
 
 
-@route("GET", f"/api/models/{REPO}/tree/{REVISION}(?:/(?P<folder>.+))?")
+@route("GET", f"{API}/tree/{REVISION}(?:/(?P<folder>.+))?")
 def list_tree(request: Handler, repo: str, revision: str, folder: str | None = None) -> None:
     commit = request.version(request.readable(repo), revision)
     inside = f"{folder}/" if folder else ""
@@ -477,16 +495,19 @@ def list_tree(request: Handler, repo: str, revision: str, folder: str | None = N
     folders -= {each["path"] for each in entries}
     if folder and not entries:
         raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
-    request.answer_json(
-        [{"type": "directory", "path": path, "oid": git_oid(path.encode())} for path in folders] + entries
-    )
+    request.answer_json([entry_of_folder(path) for path in folders] + entries)
 
 
-@route("POST", f"/api/models/{REPO}/paths-info/{REVISION}")
+@route("POST", f"{API}/paths-info/{REVISION}")
 def paths_info(request: Handler, repo: str, revision: str) -> None:
     commit = request.version(request.readable(repo), revision)
-    paths = request.body()["paths"]
-    request.answer_json([entry_of(path, commit.files[path]) for path in paths if path in commit.files])
+    entries = []
+    for path in request.body()["paths"]:
+        if path in commit.files:
+            entries.append(entry_of(path, commit.files[path]))
+        elif any(each.startswith(f"{path}/") for each in commit.files):
+            entries.append(entry_of_folder(path))
+    request.answer_json(entries)
 
 
 def entry_of(path: str, file: File) -> dict[str, Any]:
@@ -494,7 +515,11 @@ def entry_of(path: str, file: File) -> dict[str, Any]:
     return entry | ({"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.lfs else {})
 
 
-@route("GET", f"/api/models/{REPO}/refs")
+def entry_of_folder(path: str) -> dict[str, Any]:
+    return {"type": "directory", "path": path, "oid": git_oid(path.encode())}
+
+
+@route("GET", f"{API}/refs")
 def list_refs(request: Handler, repo: str) -> None:
     repository = request.readable(repo)
     request.answer_json(
@@ -506,7 +531,7 @@ def list_refs(request: Handler, repo: str) -> None:
     )
 
 
-@route("POST", f"/api/models/{REPO}/branch/{REVISION}")
+@route("POST", f"{API}/branch/{REVISION}")
 def create_branch(request: Handler, repo: str, revision: str) -> None:
     repository, start = request.writable(repo), request.body().get("startingPoint", "main")
     with request.hub.lock:
@@ -516,7 +541,7 @@ def create_branch(request: Handler, repo: str, revision: str) -> None:
     request.answer_json({})
 
 
-@route("POST", f"/api/models/{REPO}/tag/{REVISION}")
+@route("POST", f"{API}/tag/{REVISION}")
 def create_tag(request: Handler, repo: str, revision: str) -> None:
     repository, tag = request.writable(repo), request.body()["tag"]
     with request.hub.lock:
@@ -535,7 +560,7 @@ def validate_card(request: Handler) -> None:
 # --- uploads ---------------------------------------------------------------------------------------------------------
 
 
-@route("POST", f"/api/models/{REPO}/preupload/{REVISION}")
+@route("POST", f"{API}/preupload/{REVISION}")
 def preupload(request: Handler, repo: str, revision: str) -> None:
     commit = request.version(request.writable(repo), revision)
     answers = []
@@ -617,7 +642,7 @@ def verify(request: Handler) -> None:
     request.answer_json({})
 
 
-@route("POST", f"/api/models/{REPO}/commit/{REVISION}")
+@route("POST", f"{API}/commit/{REVISION}")
 def commit(request: Handler, repo: str, revision: str) -> None:
     hub, repository = request.hub, request.writable(repo)
     content = b""
@@ -686,3 +711,18 @@ def serve(root: Path, part_size: int = 64 * 2**20) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def environment(hub: Hub, home: Path, token: str | None = WRITE_TOKEN) -> dict[str, str]:
+    """That of a process of a user: this is the Hub, the caches are empty, and nothing reaches for another network."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    hub_variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    hub_variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return {**kept, **hub_variables, **({"HF_TOKEN": token} if token else {}), "OMP_NUM_THREADS": "1"}
+
+
+def connect(hub: Hub, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the HfApi that a module of this process uses be one of this Hub, though the tests are offline."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(module, "HfApi", partial(HfApi, endpoint=hub.url, token=WRITE_TOKEN))

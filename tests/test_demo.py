@@ -29,6 +29,7 @@ from ccsam_hf.data.simulator import simulate
 from ccsam_hf.mask_files import dicom_bytes, secondary_capture
 from ccsam_hf.metrics import dice
 from ccsam_hf.model_card import check_card, space_card
+from hub_server import connect, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "demo"
@@ -421,19 +422,33 @@ def test_an_assembled_space_runs_by_itself(demo, tmp_path):
     assert not [path for path in loaded if path.is_relative_to(ROOT) and "site-packages" not in path.parts]
 
 
-@pytest.mark.parametrize("public", [False, True])
-def test_a_space_is_pushed_in_one_commit_and_private_unless_asked(demo, monkeypatch, tmp_path, capsys, public):
-    asked = []
-    monkeypatch.setattr(demo.assemble.HfApi, "create_repo", lambda api, *args, **named: asked.append((args, named)))
-    monkeypatch.setattr(demo.assemble.HfApi, "upload_folder", lambda api, **named: asked.append(named) or "the commit")
-    output = str(tmp_path / "space")
-    monkeypatch.setattr(sys, "argv", ["assemble.py", output, "--push", "me/demo", *(["--public"] if public else [])])
-    demo.assemble.main()
-    ((repo_id,), created), uploaded = asked
-    assert (repo_id, created["repo_type"], created["space_sdk"]) == ("me/demo", "space", "gradio")
-    assert created["private"] is not public
-    assert (uploaded["repo_id"], uploaded["repo_type"], str(uploaded["folder_path"])) == ("me/demo", "space", output)
-    assert capsys.readouterr().out.splitlines()[-1] == "the commit"
-    with pytest.raises(SystemExit):
+def test_a_space_is_pushed_in_one_commit_and_private_unless_asked(demo, monkeypatch, tmp_path, capsys):
+    def assemble(folder: str, *arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["assemble.py", str(tmp_path / folder), *arguments])
         demo.assemble.main()
+
+    with serve(tmp_path / "hub") as hub:
+        connect(hub, demo.assemble, monkeypatch)
+        assemble("private", "--push", "me/private")
+        assert hub.repositories["spaces/me/private"].private
+        pushed = {path: (tmp_path / "private" / path).read_bytes() for path in hub.files("spaces/me/private")}
+        assert len(pushed) > 100 and pushed == hub.files("spaces/me/private")
+        assert [each["sdk"] for each in hub.created] == ["gradio"]
+        assert len(hub.history("spaces/me/private")) == 2  # the Hub's own first commit, and the push
+        url = capsys.readouterr().out.splitlines()[-1]
+        assert url == f"{hub.url}/spaces/me/private/commit/{hub.repositories['spaces/me/private'].branches['main']}"
+
+        assemble("public", "--push", "me/public", "--public")
+        assert not hub.repositories["spaces/me/public"].private
+        api = demo.assemble.HfApi()
+        api.upload_file(path_or_fileobj=b"old", path_in_repo="old.py", repo_id="me/public", repo_type="space")
+        with pytest.raises(SystemExit):
+            assemble("again", "--push", "me/public")
+        assert "me/public exists and is public" in capsys.readouterr().err
+        assert "old.py" in hub.files("spaces/me/public")
+        assemble("once-more", "--push", "me/public", "--public")
+        assert hub.files("spaces/me/public") == pushed
+        assert hub.unknown == []
+    with pytest.raises(SystemExit):
+        assemble("private")
     assert "is not an empty folder; choose another" in capsys.readouterr().err

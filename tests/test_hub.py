@@ -24,7 +24,7 @@ from ccsam_hf import (
 )
 from ccsam_hf.cli import main
 from ccsam_hf.hub import bytes_of, is_stale, push_checkpoint, repository_files, repository_url
-from hub_server import READ_TOKEN, STRANGERS_TOKEN, WRITE_TOKEN, Hub, card_errors, serve
+from hub_server import READ_TOKEN, STRANGERS_TOKEN, WRITE_TOKEN, Hub, card_errors, environment, serve
 from small_grounder import small_grounder
 from test_import_order import PACKAGE, files_of_the_hub_copy
 
@@ -79,14 +79,6 @@ def checkpoint(written, tmp_path) -> Path:
 def hub(tmp_path):
     with serve(tmp_path / "hub") as running:
         yield running
-
-
-def environment(hub: Hub, home: Path, token: str | None = WRITE_TOKEN) -> dict[str, str]:
-    """That of a user: the Hub is another, the caches are empty; nothing else reaches for a network."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    hub_variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    hub_variables |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return {**kept, **hub_variables, **({"HF_TOKEN": token} if token else {}), "OMP_NUM_THREADS": "1"}
 
 
 def start(code: str, *arguments: str, hub: Hub, home: Path, token: str | None = WRITE_TOKEN) -> subprocess.Popen:

@@ -6,8 +6,7 @@ of that code; a card; an example.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.metadata import distribution
@@ -17,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, PreTrainedModel
@@ -25,6 +23,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .grounding import TextGrounder
+from .hub_errors import readable_errors
 from .modeling_ccsam import CCSamModel
 from .pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline
 from .processing_ccsam import CCSamProcessor
@@ -364,29 +363,3 @@ def check_arrived(api: HfApi, repo_id: str, commit: CommitInfo, contents: dict[s
             f"{', '.join(wrong)} did not arrive in {commit}; remove the .gitignore in the repository that keeps them "
             "out, and push again"
         )
-
-
-@contextmanager
-def readable_errors(repo_id: str) -> Iterator[None]:
-    """Turn what the libraries of the connection raise into errors that say what to do."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 401:
-            raise PermissionError(
-                f"the Hub knows no token, or not the one it got, and so refuses {repo_id}: log in with `hf auth "
-                f"login`, or set HF_TOKEN ({error.server_message or status})"
-            ) from error
-        if status == 403:
-            raise PermissionError(
-                f"the token may not write to {repo_id}: use one with write access to it "
-                f"({error.server_message or status})"
-            ) from error
-        raise
-    except (HTTPError, RuntimeError) as error:  # of the connection, of an upload
-        reason = f"{error} {error.__cause__ or ''}".strip() or type(error).__name__
-        raise ConnectionError(
-            f"the push to {repo_id} was interrupted ({reason}); the repository is as it was, or complete: push again, "
-            "and what was uploaded is not sent twice"
-        ) from error

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ..hub_errors import readable_errors
 from .card import redistribution_warning
 from .rows import check_complete
 
@@ -28,12 +29,14 @@ def push_built(
     licences_checked: bool = False,
     revision: str = "main",
 ) -> str:
-    """Upload a built data set, in one commit unless huggingface_hub splits what is large.
+    """Upload a built data set in one commit: interrupted before it, the repository stays what it was.
+
+    Shards of an older build that this one lacks are deleted in the same commit.
 
     Args:
         directory: the output of `build`.
         repo_id: "<user or organisation>/<name>" of the data set repository; made if it does not exist.
-        private: whether a new repository is private. One that exists keeps its visibility.
+        private: whether a new repository is private. One that exists keeps its visibility; a public one wants False.
         licences_checked: the caller's word that every source may be passed on; a public repository asks for it.
         revision: branch to commit to.
 
@@ -41,7 +44,9 @@ def push_built(
         URL of the commit.
 
     Raises:
-        PermissionError: the repository is public, and a source does not allow redistribution or does not say.
+        PermissionError: the repository is public, and `private` is True, or a source does not allow redistribution or
+            does not say; or the token may not write to it.
+        ConnectionError: the connection broke or there is none; the same call again goes on.
         ValueError: the directory is not a complete build, or `repo_id` is none.
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
     """
@@ -50,15 +55,28 @@ def push_built(
     if warning and not private:
         raise PermissionError(f"{warning} Push to a private repository, or say that you checked the licences")
     api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    if warning and not api.repo_info(repo_id, repo_type="dataset").private:
-        raise PermissionError(f"{repo_id} is public. {warning} Push to another, or say that you checked the licences")
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=directory,
-        repo_type="dataset",
-        revision=revision,
-        commit_message="Upload a data set built by ccsam-hf",
-        delete_patterns="data/**",
-    )
+    with readable_errors(repo_id):
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        before = api.repo_info(repo_id, repo_type="dataset", revision=revision)
+        if not before.private and (private or warning):
+            reason = warning or "A push is private if not said otherwise."
+            word = "you checked the licences (--licences-checked)" if warning else "it may be public (--public)"
+            raise PermissionError(f"{repo_id} is public. {reason} Push to another, or say that {word}")
+        files = files_of(directory)
+        stale = [
+            each.rfilename
+            for each in before.siblings
+            if each.rfilename.startswith("data/") and each.rfilename not in files
+        ]
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(path, Path(directory) / path) for path in files),
+                *(CommitOperationDelete(path) for path in stale),
+            ],
+            commit_message="Upload a data set built by ccsam-hf",
+            repo_type="dataset",
+            revision=revision,
+            parent_commit=before.sha,
+        )
     return str(commit)
