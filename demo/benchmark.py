@@ -9,6 +9,7 @@ are answered. Each mask is compared with what the pipeline gives for that user's
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +150,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=300)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, the server is too
     pipe = CCSamPipeline.from_pretrained(TINY)
     with TemporaryDirectory() as directory, served() as (url, process):
         folder = Path(directory)
