@@ -521,6 +521,31 @@ def test_a_version_stays_what_it_was_with_its_grounder(hub, tmp_path):
         assert rows == [expected[0], expected[1], expected[1], expected[0]]
 
 
+LATE_TEXT = """
+import os, sys
+from ccsam_hf import CCSamPipeline
+from ccsam_hf.cli import main
+
+token = os.environ["HF_TOKEN"]
+pipe = CCSamPipeline.from_pretrained("me/late", cache_dir=sys.argv[1], token=token)
+assert main(["push", "--model", sys.argv[2], "--repo-id", "me/late"]) == 0
+os.environ["HF_TOKEN"] = "none that the Hub knows"
+again = CCSamPipeline.from_pretrained("me/late", cache_dir=sys.argv[1], token=token)
+print(*(one(sys.argv[3], text="breast lesion")[0].tuned_on for one in (pipe, again)), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_the_grounder_is_that_of_the_models_commit_though_it_is_loaded_later(hub, tmp_path):
+    folders = [write_checkpoint(tmp_path / name, seed=1, tuned_on=name) for name in ("first", "second")]
+    (pushed,) = commands(["--model", folders[0], "--repo-id", "me/late"], hub=hub, home=tmp_path / "push")
+    assert pushed[0] == 0, pushed[2]
+    arguments = (str(tmp_path / "cache"), str(folders[1]), str(EXAMPLE / "image.png"))
+    printed = run(LATE_TEXT, *arguments, hub=hub, home=tmp_path / "home").splitlines()
+    assert printed[-2:] == ["first", "second"]
+    assert not list((tmp_path / "home").rglob("*.safetensors"))  # all of it lies in the cache that was named
+
+
 TRY_TO_LOAD = (
     WITHOUT_THE_PACKAGE
     + """

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "image_processing_ccsam": ("geometry",),
     "processing_ccsam": ("image_processing_ccsam",),
     "measurements": ("geometry",),
-    "grounding": ("descriptions", "image_processing_ccsam"),
+    "grounding": ("configuration_ccsam", "descriptions", "image_processing_ccsam"),
     "grounding_loss": (),
     "pipeline_ccsam": ("modeling_ccsam", "processing_ccsam", "grounding", "measurements", "image_files"),
     "weight_conversion": ("modeling_ccsam", "processing_ccsam"),

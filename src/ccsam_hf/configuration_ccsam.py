@@ -13,6 +13,9 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# Arguments of every from_pretrained that say where a repository of the Hub is found.
+HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
+
 # Keys that transformers itself writes into config.json or passes to a config, beside the declared fields.
 LIBRARY_KEYS = {
     "attn_implementation",

@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .configuration_ccsam import HUB_ARGUMENTS
 from .descriptions import FORMS, describe, mention_spans, to_phrase
 from .geometry import boxes_from_unit
 from .image_processing_ccsam import as_list, to_three_channels, to_unit_image
@@ -32,7 +33,6 @@ from .image_processing_ccsam import as_list, to_three_channels, to_unit_image
 logger = logging.get_logger(__name__)
 
 FALLBACKS = ("none", "best_box", "whole_image")
-HUB_ARGUMENTS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")  # of every from_pretrained
 SETTINGS_KEY = "grounder"  # of the model's config.json
 PADDED_ROWS = 128  # an embedding table may be padded to a multiple of this beyond its vocabulary
 

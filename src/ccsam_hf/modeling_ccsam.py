@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, SamConfig, SamVisionConfig
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding, SamPromptEncoder
-from transformers.utils import ModelOutput
+from transformers.utils import CONFIG_NAME, ModelOutput, cached_file
+from transformers.utils.hub import extract_commit_hash
 
 from .adapters import ZeroLinear
 from .cnn_branch import build_cnn_branch
-from .configuration_ccsam import CCSamConfig
+from .configuration_ccsam import HUB_ARGUMENTS, CCSamConfig
 from .fusion import FusionOutput, LogVarianceLinear, VariationalAttentionFusion
 from .losses import binary_cross_entropy, dice_loss, iou_error, kl_to_standard_normal
 from .vit_branch import ViTBranch, WindowAttention
@@ -100,7 +101,7 @@ class CCSamModel(CCSamPreTrainedModel):
         config: `CCSamConfig`.
     """
 
-    revision: str | None = None  # of the Hub repository that it was loaded from, where one was asked for
+    revision: str | None = None  # commit of the Hub repository that it was loaded from
 
     def __init__(self, config: CCSamConfig):
         super().__init__(config)
@@ -127,11 +128,16 @@ class CCSamModel(CCSamPreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         """As in transformers, then [`~CCSamModel.freeze`]: loading alone would let every parameter learn.
 
-        The revision of a Hub repository is kept as `model.revision`, for what lies beside the weights.
+        The commit of a Hub repository is kept as `model.revision`, for what lies beside the weights and comes later.
         """
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
-        model.revision = kwargs.get("revision")
+        if model.name_or_path:
+            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+            config_file = cached_file(
+                model.name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **where
+            )
+            model.revision = extract_commit_hash(config_file, None)
         model.freeze()
         return loaded
 

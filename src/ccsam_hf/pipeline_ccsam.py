@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import Pipeline
 from transformers.utils import cached_file
 
+from .configuration_ccsam import HUB_ARGUMENTS
 from .fusion import FusionOutput
 from .geometry import boxes_from_masks, rescale_boxes
-from .grounding import HUB_ARGUMENTS, GroundingResult, TextGrounder
+from .grounding import GroundingResult, TextGrounder
 from .image_files import read_image
 from .measurements import MaskMeasurements, check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
@@ -141,6 +142,7 @@ class CCSamPipeline(Pipeline):
         super().__init__(model=model.eval(), processor=processor, **kwargs)
         self.image_processor = None  # the processor holds it; kept here too it would be saved twice
         self._grounder = grounder
+        self._where: dict[str, Any] = {}  # cache and token with which the model was loaded
 
     @classmethod
     def from_pretrained(
@@ -169,7 +171,9 @@ class CCSamPipeline(Pipeline):
             )
         where = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
         processor = CCSamProcessor.from_pretrained(pretrained_model_name_or_path, **where)
-        return cls(model, processor, grounder, task=TASK)
+        pipe = cls(model, processor, grounder, task=TASK)
+        pipe._where = {name: value for name, value in where.items() if name not in ("revision", "subfolder")}
+        return pipe
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = True, **kwargs) -> str:
         """As in transformers, but a new repository is private unless `private=False`."""
@@ -198,16 +202,16 @@ class CCSamPipeline(Pipeline):
                     f"{GROUNDER_FOLDER!r} beside its weights: give grounder=, the folder or Hub id of a Grounding "
                     "DINO (ccsam_hf.TINY_GROUNDER is the bundled one), or boxes or points instead"
                 )
-            self._grounder = TextGrounder.from_pretrained(beside, subfolder=GROUNDER_FOLDER, **self._revision)
+            self._grounder = TextGrounder.from_pretrained(beside, subfolder=GROUNDER_FOLDER, **self._beside)
         elif isinstance(self._grounder, (str, Path)):
             self._grounder = TextGrounder.from_pretrained(self._grounder)
         return self._grounder
 
     @property
-    def _revision(self) -> dict[str, str]:
-        """The revision that the model came from, as an argument, where it came from the Hub."""
+    def _beside(self) -> dict[str, Any]:
+        """Arguments that load from where the model came from: of the Hub, the same commit."""
         revision = getattr(self.model, "revision", None)
-        return {"revision": revision} if revision else {}
+        return {**self._where, **({"revision": revision} if revision else {})}
 
     def _grounder_beside_the_model(self) -> str | None:
         """Folder or id of the model where it holds a grounder."""
@@ -217,7 +221,7 @@ class CCSamPipeline(Pipeline):
             "config.json",
             subfolder=GROUNDER_FOLDER,
             _raise_exceptions_for_missing_entries=False,
-            **self._revision,
+            **self._beside,
         )
         return name if found else None
 
