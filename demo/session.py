@@ -19,7 +19,7 @@ import shared_models
 from ccsam_hf import EncodedImage, SegmentationResult
 from ccsam_hf.annotations import AnnotatedImage
 from ccsam_hf.geometry import boxes_from_masks
-from ccsam_hf.image_files import is_dicom, read_image
+from ccsam_hf.image_files import count_frames, is_dicom, read_image
 from ccsam_hf.mask_files import UNNAMED, png_bytes
 from ccsam_hf.measurements import check_spacing, measure_mask
 from ccsam_hf.visualization import to_rgb
@@ -141,7 +141,7 @@ def open_file(session: Session, path: str | Path, spacing_mm: tuple[float, float
     copy = Path(folder.name) / f"image{path.suffix.lower()}"
     copy.write_bytes(content)
     image, spacing_of_file = read_frame(copy, path.name, 0)
-    source = Source(folder, copy, path.name, digest_of(content), count_frames(copy, image), spacing_of_file)
+    source = Source(folder, copy, path.name, digest_of(content), count_frames(copy), spacing_of_file)
     empty = Session(
         model=session.model,
         threshold=session.threshold,
@@ -171,17 +171,6 @@ def read_frame(path: Path, name: str, frame: int) -> tuple[Image.Image, tuple[fl
         return read_image(path, frame)
     except (ValueError, ImportError) as error:
         raise ValueError(str(error).replace(str(path), name)) from error
-
-
-def count_frames(path: Path, image: Image.Image) -> int:
-    """How many frames a file has that `read_image` could read."""
-    if is_dicom(path):
-        from pydicom import dcmread
-
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
-        return int(header.get("NumberOfFrames") or 1)
-    with Image.open(path) as file:
-        return getattr(file, "n_frames", 1)
 
 
 def go_to_frame(session: Session, frame: int) -> Session:

@@ -27,6 +27,7 @@ from ccsam_hf.hub import bytes_of, is_stale, push_checkpoint, repository_files, 
 from hub_server import READ_TOKEN, STRANGERS_TOKEN, WRITE_TOKEN, Hub, card_errors, environment, serve
 from small_grounder import small_grounder
 from test_import_order import PACKAGE, files_of_the_hub_copy
+from without_the_package import WITHOUT_THE_PACKAGE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLE = PACKAGE / "assets" / "example"
@@ -121,23 +122,6 @@ def commands(*lines: list[str], hub: Hub, home: Path, tokens: list[str] | None =
     argv = [["push", *map(str, line)] for line in lines]
     return json.loads(run(COMMANDS, json.dumps(list(zip(variables, argv, strict=True))), hub=hub, home=home))
 
-
-WITHOUT_THE_PACKAGE = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ccsam_hf":
-            raise ImportError(f"{name} is hidden from this test")
-
-sys.meta_path.insert(0, Absent())
-try:
-    import ccsam_hf
-except ImportError:
-    pass
-else:
-    raise AssertionError("ccsam_hf can be imported: the test would show nothing")
-"""
 
 LOAD = (
     WITHOUT_THE_PACKAGE

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 
 from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamModel, CCSamProcessor
 from ccsam_hf.vit_branch import eager_attention, fused_attention
+from without_the_package import WITHOUT_THE_PACKAGE
 
 GAUSSIAN_MATRIX = "prompt_encoder.shared_embedding.positional_embedding"
 BOXES = torch.tensor([[[40.0, 50, 120, 160], [10, 20, 200, 90]]])
@@ -272,22 +273,9 @@ def test_auto_classes_find_the_registered_classes(model, tmp_path, pixel_values)
     assert type(AutoModel.from_config(CCSamConfig.tiny())) is CCSamModel
 
 
-WITHOUT_THE_PACKAGE = """
-import sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ccsam_hf":
-            raise ImportError(f"{name} is hidden from this test")
-
-sys.meta_path.insert(0, Absent())
-try:
-    import ccsam_hf
-except ImportError:
-    pass
-else:
-    raise AssertionError("ccsam_hf can be imported: the test would show nothing")
-
+LOAD = (
+    WITHOUT_THE_PACKAGE
+    + """
 import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
@@ -308,6 +296,7 @@ inputs = processor(given["image"].numpy(), input_boxes=[[[10, 20, 90, 80]]], ret
 torch.save({"pred_masks": output.pred_masks, "pixel_values": inputs["pixel_values"]}, f"{folder}/got.pt")
 model.save_pretrained(f"{folder}/again")
 """
+)
 
 
 def test_a_saved_folder_runs_where_the_package_is_not_installed(model, tmp_path, pixel_values):
@@ -321,7 +310,7 @@ def test_a_saved_folder_runs_where_the_package_is_not_installed(model, tmp_path,
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     home = {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(folder)],
+        [sys.executable, "-c", LOAD, str(folder)],
         env={**environment, **home, "OMP_NUM_THREADS": "1"},
         cwd=tmp_path,
         capture_output=True,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ccsam_hf import image_files
-from ccsam_hf.image_files import read_image
+from ccsam_hf.image_files import count_frames, read_image
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def test_a_page_is_chosen_by_number(tmp_path, grey):
     assert np.array_equal(read_image(tmp_path / "case.tif", frame=1)[0], 255 - grey)
     with pytest.raises(ValueError, match="frame=2 was asked.*expected 0 to 1"):
         read_image(tmp_path / "case.tif", frame=2)
+    assert count_frames(tmp_path / "case.tif") == 2
 
 
 def test_files_that_are_no_image_are_refused(tmp_path, grey):
@@ -153,6 +154,7 @@ def test_dicom_loop_gives_its_first_frame_unless_asked(tmp_path, rng):
     path = write_dicom(tmp_path / "a.dcm", frames)
     assert np.array_equal(read_image(path)[0], frames[0])
     assert np.array_equal(read_image(path, frame=2)[0], frames[2])
+    assert count_frames(path) == 3
     with pytest.raises(ValueError, match="frame=3 was asked"):
         read_image(path, frame=3)
 

@@ -46,6 +46,18 @@ def read_image(path: str | Path, frame: int = 0) -> tuple[Image.Image, tuple[flo
     return read_with_pil(path, frame), None
 
 
+def count_frames(path: str | Path) -> int:
+    """How many frames or pages a file has that [`read_image`] reads."""
+    path = Path(path)
+    if is_dicom(path):
+        from pydicom import dcmread
+
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+        return int(header.get("NumberOfFrames") or 1)
+    with Image.open(path, formats=PIL_FORMATS) as file:
+        return getattr(file, "n_frames", 1)
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file carries DICOM's mark behind its preamble, or the name of one."""
     with path.open("rb") as file:
@@ -158,4 +170,4 @@ def check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-__all__ = ["read_image"]
+__all__ = ["count_frames", "read_image"]
