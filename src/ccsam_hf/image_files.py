@@ -6,6 +6,7 @@ in ultrasound they describe the paper, not the patient.
 
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,7 @@ def count_frames(path: str | Path) -> int:
     """How many frames or pages a file has that [`read_image`] reads."""
     path = Path(path)
     if is_dicom(path):
-        from pydicom import dcmread
-
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+        header = pydicom_for(path).dcmread(path, stop_before_pixels=True, specific_tags=["NumberOfFrames"])
         return int(header.get("NumberOfFrames") or 1)
     with Image.open(path, formats=PIL_FORMATS) as file:
         return getattr(file, "n_frames", 1)
@@ -88,11 +87,7 @@ def read_with_pil(path: Path, frame: int) -> Image.Image:
 
 def read_dicom(path: Path, frame: int) -> tuple[Image.Image, tuple[float, float] | None]:
     """One frame of a DICOM file and its pixel spacing; errors as in `read_image`."""
-    try:
-        import pydicom
-        from pydicom import pixels
-    except ImportError as error:
-        raise ImportError(f"{path} is a DICOM file, which needs pydicom: pip install ccsam-hf[data]") from error
+    pydicom = pydicom_for(path)
     try:
         dataset = pydicom.dcmread(path)
         num_frames, width, height = int(dataset.get("NumberOfFrames") or 1), int(dataset.Columns), int(dataset.Rows)
@@ -101,12 +96,22 @@ def read_dicom(path: Path, frame: int) -> tuple[Image.Image, tuple[float, float]
     check_frame(path, frame, num_frames)
     check_size(path, width, height)
     try:
-        values = pixels.pixel_array(dataset, index=frame)  # YBR comes back as RGB
+        values = pydicom.pixels.pixel_array(dataset, index=frame)  # YBR comes back as RGB
         if dataset.PhotometricInterpretation == "PALETTE COLOR":
-            values = pixels.apply_color_lut(values, dataset)
+            values = pydicom.pixels.apply_color_lut(values, dataset)
     except Exception as error:
         raise unreadable_dicom(path, error) from error
     return dicom_to_pil(path, values, dataset), dicom_spacing(dataset)
+
+
+def pydicom_for(path: Path) -> ModuleType:
+    """pydicom, which this file needs; ImportError where it is not installed."""
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError as error:
+        raise ImportError(f"{path} is a DICOM file, which needs pydicom: pip install ccsam-hf[data]") from error
+    return pydicom
 
 
 def unreadable_dicom(path: Path, error: Exception) -> ValueError:
