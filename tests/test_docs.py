@@ -59,7 +59,13 @@ def test_commands_are_accepted_by_the_parser(command):
     assert build_parser().parse_args(shlex.split(command)[1:]).run
 
 
-def test_links_to_files_of_the_repository_lead_somewhere():
+def anchors_of(path: Path) -> set[str]:
+    """What a link may name behind "#": the headings as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_within_the_repository_lead_to_a_file_and_a_heading():
     for path in (
         ROOT / "README.md",
         *(ROOT / "docs").glob("*.md"),
@@ -67,5 +73,7 @@ def test_links_to_files_of_the_repository_lead_somewhere():
         ROOT / "training" / "README.md",
         ROOT / "CONTRIBUTING.md",
     ):
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            assert target.startswith("http") or (path.parent / target).exists(), f"{path.name}: {target}"
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", path.read_text()):
+            file = path.parent / target if target else path
+            assert file.exists(), f"{path.name}: {target}"
+            assert not anchor or anchor in anchors_of(file), f"{path.name}: {target}#{anchor}"
