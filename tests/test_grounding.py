@@ -360,18 +360,18 @@ def test_another_bert_reads_with_its_own_vocabulary(grounder, image, tmp_path, h
         assert torch.equal(encoder.state_dict()[name], tensor)
     assert grounder.processor.tokenizer.get_vocab() == tokenizer.get_vocab() != small_tokenizer().get_vocab()
     assert grounder.model.model.special_tokens.tolist() == [3, 2, 5, 7]
-    assert (grounder.settings.text_encoder, grounder.settings.tuned_on) == (str(tmp_path / "bert"), None)
+    assert (grounder.settings.text_encoder, grounder.settings.tuned_on) == ("bert", None)
 
     captions = [PHRASES[0]], PHRASES
     alone, together = text_features(grounder, image, *captions)
     torch.testing.assert_close(together[1:4], alone[1:4], rtol=0, atol=1e-5)
     results = grounder(image, PHRASES, **EVERY_BOX)
-    assert [each.text_encoder for each in results] == [str(tmp_path / "bert")] * 2
+    assert [each.text_encoder for each in results] == ["bert"] * 2
     for result, tokens in zip(results, [[1, 2], [4, 5]], strict=True):
         boxes, scores = by_hand(grounder, image, "thyroid nodule. left ventricle.", tokens)
         np.testing.assert_allclose(result.boxes, boxes, rtol=0, atol=1e-3)
         np.testing.assert_allclose(result.scores, scores, rtol=1e-4, atol=1e-7)
-    with pytest.raises(ValueError, match=f"tokenizer of {tmp_path / 'bert'} knows"):
+    with pytest.raises(ValueError, match="tokenizer of bert knows"):
         grounder(image, "atrium")  # a word of the vocabulary before
 
 
@@ -388,6 +388,7 @@ def test_an_exchanged_bert_learns_and_is_saved_with_the_detector(grounder, image
     grounder.save_pretrained(tmp_path / "saved")
     loaded = TextGrounder.from_pretrained(tmp_path / "saved")
     assert loaded.settings == grounder.settings and loaded.settings.tuned_on == "one image"
+    assert not [path for path in (tmp_path / "saved").iterdir() if str(tmp_path).encode() in path.read_bytes()]
     assert loaded.model.model.special_tokens.tolist() == [3, 2, 5, 7]
     assert_same_finds(loaded(image, PHRASES, **EVERY_BOX), grounder(image, PHRASES, **EVERY_BOX))
 

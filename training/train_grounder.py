@@ -49,7 +49,7 @@ from ccsam_hf.evaluation.grounding import (
     summarize_grounding,
 )
 from ccsam_hf.geometry import boxes_to_unit
-from ccsam_hf.grounding import GrounderSettings
+from ccsam_hf.grounding import GrounderSettings, name_of
 from ccsam_hf.grounding_loss import grounding_loss
 from ccsam_hf.image_processing_ccsam import to_three_channels, to_unit_image
 from ccsam_hf.losses import binary_cross_entropy, dice_loss
@@ -467,7 +467,8 @@ def main(arguments: list[str]) -> None:
     output_dir = Path(run.output_dir)
 
     grounder = build_grounder(run)
-    grounder.settings.tuned_on = f"{run.data or 'ccsam_hf.data.simulator'}, {run.method}: {', '.join(run.parts)}"
+    source = "ccsam_hf.data.simulator" if run.data is None else name_of(run.data)
+    grounder.settings.tuned_on = f"{source}, {run.method}: {', '.join(run.parts)}"
     training_scenes, validation_scenes = build_scenes(run)
     if accelerator.is_main_process:
         output_dir.mkdir(parents=True, exist_ok=True)

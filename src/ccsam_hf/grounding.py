@@ -42,7 +42,7 @@ class GrounderSettings:
     """What a grounder's folder says about itself, kept in `config.json` under "grounder".
 
     Args:
-        text_encoder: name or folder of the text encoder's checkpoint.
+        text_encoder: id of the text encoder's checkpoint, or the last part of its folder: the settings are published.
         tuned_on: what the weights were fine-tuned on; None for a detector as published ("zero-shot").
         form: default of `TextGrounder.__call__`, one of `descriptions.FORMS`.
         box_threshold: default of `TextGrounder.__call__`.
@@ -217,6 +217,7 @@ class TextGrounder:
         detector, device = self.model.model, self.model.device
         detector.text_backbone = encoder.to(device).eval()
         self.model.config.text_config = encoder.config
+        encoder.config.name_or_path = name_of(text_encoder)
         old = detector.text_projection
         if old.in_features != encoder.config.hidden_size:
             logger.warning(
@@ -229,7 +230,7 @@ class TextGrounder:
             detector.text_projection = new.to(device, self.model.dtype)
         self.processor = GroundingDinoProcessor(self.processor.image_processor, tokenizer)
         separate_phrases(self.model, delimiter_ids)
-        self.settings.text_encoder, self.settings.tuned_on = str(text_encoder), None
+        self.settings.text_encoder, self.settings.tuned_on = name_of(text_encoder), None
 
     def _refuse_original(self, what: str) -> None:
         if not isinstance(self.model, GroundingDinoForObjectDetection):
@@ -389,6 +390,11 @@ class TextGrounder:
         token_probs = output.logits[0].float().sigmoid().cpu()  # (Q, max_text_len), 0 behind the end of the text
         scores = [token_probs[:, : len(tokens_of)][:, tokens_of].amax(-1) for tokens_of in phrase_maps]
         return output.pred_boxes[0].float().cpu(), torch.stack(scores)
+
+
+def name_of(source: str | Path) -> str:
+    """What to call a checkpoint or a data set: its id, or the last part of its folder, as paths are nobody else's."""
+    return Path(source).resolve().name if Path(source).exists() else str(source)
 
 
 def phrase_delimiter_ids(tokenizer: Any, num_embeddings: int) -> list[int]:
