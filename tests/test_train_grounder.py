@@ -15,8 +15,10 @@ from peft import PeftModel
 from PIL import Image
 
 from ccsam_hf import TextGrounder
+from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import TARGETS as SIMULATED_TARGETS
 from ccsam_hf.data.simulator import simulate, write_folder
+from ccsam_hf.data.splits import divide
 from ccsam_hf.descriptions import TARGETS, find_target
 from ccsam_hf.evaluation.grounding import Scene
 from ccsam_hf.geometry import boxes_from_unit
@@ -286,13 +288,15 @@ def test_a_text_encoder_of_its_own_vocabulary_is_trained_into_a_grounder(train, 
 def test_a_folder_of_cases_trains_and_validates_on_cases_apart(script, train, settings, tmp_path):
     targets = ("breast lesion", "thyroid gland")
     write_folder(tmp_path / "data", count=10, seed=0, targets=targets, size=(64, 72))
-    settings |= {"data": str(tmp_path / "data"), "holdout": 0.3, "eval_scenes": 96, "max_steps": 5}
+    settings |= {"data": str(tmp_path / "data"), "eval_scenes": 96, "max_steps": 5}
     training, validation = script.build_scenes(script.GrounderRun(**settings))
     names = [
         [scene.name for scene, _ in (part[index] for index in range(len(part)))] for part in (training, validation)
     ]
-    assert (len(set(names[0])), len(set(names[1]))) == (7, 3)
-    assert not set(names[0]) & set(names[1])
+    lists = divide(read_cases(tmp_path / "data", "folder"), seed=0).lists
+    (lists,) = lists.values()
+    assert [set(each) for each in names] == [set(lists["train"]), set(lists["validation"])]
+    assert [len(lists[split]) for split in ("train", "validation", "test")] == [7, 1, 2]
     scene, _ = training[0]
     assert scene.image.shape == (64, 72) and len(scene.boxes) == 1
     assert set(scene.boxes) | set(scene.absent) == set(targets)
@@ -302,30 +306,20 @@ def test_a_folder_of_cases_trains_and_validates_on_cases_apart(script, train, se
     run = train(**settings)
     record = json.loads((run / "last" / "training.json").read_text())
     assert record["step"] == 5  # the folder was read more than once
-    assert record["validation"]["all"]["n"] == 3
+    assert record["validation"]["all"]["n"] == 1
     assert TextGrounder.from_pretrained(run / "last").settings.tuned_on.startswith("data, ")
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder_run(script, settings, tmp_path):
-    write_folder(tmp_path / "data", count=4, seed=0, targets=("breast lesion",), size=(64, 64))
-    return lambda **fields: script.GrounderRun(**settings | {"data": str(tmp_path / "data")} | fields)
-
-
-@pytest.mark.parametrize("holdout", [0.0, 0.1, 0.9, 1.0])
-def test_a_holdout_that_leaves_nothing_is_refused(script, folder_run, holdout):
-    with pytest.raises(ValueError, match=f"holdout={holdout} of 4 cases leaves nothing to train on or to validate"):
-        script.build_scenes(folder_run(holdout=holdout))
-
-
-def test_held_out_cases_without_any_object_are_refused(script, folder_run, tmp_path):
-    for path in (tmp_path / "data" / "masks").iterdir():
+@pytest.mark.parametrize(("count", "empty", "missing"), [(1, False, "validate with"), (10, True, "train on")])
+def test_a_folder_that_leaves_no_object_to_a_part_is_refused(script, settings, tmp_path, count, empty, missing):
+    write_folder(tmp_path / "data", count=count, seed=0, targets=("breast lesion",), size=(64, 64))
+    for path in (tmp_path / "data" / "masks").iterdir() if empty else ():
         Image.new("L", (64, 64)).save(path)
-    with pytest.raises(ValueError, match="none of the 2 cases held out to validate with has an object"):
-        script.build_scenes(folder_run(holdout=0.5, eval_scenes=2))
+    with pytest.raises(ValueError, match=f"leaves . cases to {missing}, and none has an object"):
+        script.build_scenes(script.GrounderRun(**settings | {"data": str(tmp_path / "data")}))
 
 
 def test_a_folder_counts_only_targets_of_other_organs_as_absent(script):

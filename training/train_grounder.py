@@ -40,6 +40,7 @@ from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import TARGETS as SIMULATED_TARGETS
 from ccsam_hf.data.simulator import SimulatedCase, simulate
+from ccsam_hf.data.splits import divide
 from ccsam_hf.descriptions import PAPER_TEMPLATE, TARGETS, find_target
 from ccsam_hf.evaluation.grounding import (
     Scene,
@@ -89,7 +90,6 @@ class GrounderRun:
     image_size: int = field(default=800, metadata={"help": "rows and columns of the input, from scratch"})
     data: str | None = field(default=None, metadata={"help": "folder of images and masks; the simulator if left out"})
     layout: str = field(default="folder", metadata={"help": "layout of the folder, see ccsam_hf.data.readers"})
-    holdout: float = field(default=0.2, metadata={"help": "share of a folder's cases that only validate"})
     scene_weights: dict[str, float] = field(default_factory=lambda: {target: 1.0 for target in SIMULATED_TARGETS})
     description_share: float = field(default=0.25, metadata={"help": "share of texts in the long form"})
     method: str = field(default="full", metadata={"help": "full or lora"})
@@ -187,21 +187,25 @@ def are_of_two_organs(first: str, second: str) -> bool:
 
 
 def build_scenes(run: GrounderRun) -> tuple[Dataset, Dataset]:
-    """Training and validation scenes, apart from each other."""
+    """Training and validation scenes, apart from each other.
+
+    A folder is divided as `ccsam-hf train` with the same seed divides it: by patients, by lists of its own where it
+    has some, and with a test part that is not looked at.
+    """
     if run.data is None:
         return (
             SimulatedScenes(run.max_steps * run.batch_size, 0, run.scene_weights),
             SimulatedScenes(run.eval_scenes, VALIDATION_SEEDS, run.scene_weights),
         )
     cases = read_cases(run.data, run.layout)
-    order = np.random.default_rng(run.seed).permutation(len(cases))
-    held_out = round(run.holdout * len(cases))
-    if not 0 < held_out < len(cases):
-        raise ValueError(f"holdout={run.holdout} of {len(cases)} cases leaves nothing to train on or to validate with")
-    training = [cases[index] for index in order[held_out:]]
-    validation = [cases[index] for index in order[:held_out]][: run.eval_scenes]
-    if not any(case.mask.any() for case in validation):
-        raise ValueError(f"none of the {len(validation)} cases held out to validate with has an object")
+    placed = divide(cases, run.seed).apply(cases)
+    training, validation = ([case for case in placed if case.split == split] for split in ("train", "validation"))
+    validation = validation[: run.eval_scenes]
+    for split, found in (("train on", training), ("validate with", validation)):
+        if not any(case.mask.any() for case in found):
+            raise ValueError(
+                f"{run.data} leaves {len(found)} cases to {split}, and none has an object; give it more cases"
+            )
     targets = sorted({case.target for case in cases})
     return (
         FolderScenes(training, targets, run.max_steps * run.batch_size, run.seed, shuffled=True),
