@@ -31,6 +31,7 @@ from ccsam_hf.training.inputs import build_samples
 from ccsam_hf.training.run_config import RunConfig, published
 
 SHORT = ["max_steps=2", "batch_size=2", "warmup_steps=0", "eval_every=1", "ema_decay=0", "log_every=1"]
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "finetuning.md"
 FILES = {"README.md", "results.json", "splits.json", "training.json", "config.json", "model.safetensors", "grounder"}
 
 
@@ -95,20 +96,15 @@ def quick(start, monkeypatch) -> list:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("images", "trainable", "rate", "steps"),
-    [
-        (10, "lora", 1e-3, 400),
-        (199, "lora", 1e-3, 400),
-        (200, "adapters", 2e-4, 1500),
-        (1999, "adapters", 2e-4, 1500),
-        (2000, "declared", 2e-4, 6000),
-        (50000, "declared", 2e-4, 6000),
-    ],
-)
-def test_what_learns_how_fast_and_how_long_follow_from_the_number_of_images(images, trainable, rate, steps):
-    assert settings_for(images) == {"trainable": trainable, "learning_rate": rate, "max_steps": steps}
-    assert RunConfig(**settings_for(images)).batch_size == 8
+def test_what_learns_how_fast_and_how_long_is_what_the_guide_says():
+    row = r"^\| (\d+) (?:to (\d+)|and more) \| [^|]+ \| `(\w+)` \| ([\d.]+) \| (\d+) \|$"
+    rows = re.findall(row, GUIDE.read_text(), flags=re.MULTILINE)
+    assert [first for first, *_ in rows] == ["10", "200", "2000"]
+    for first, last, trainable, rate, steps in rows:
+        for images in (int(first), int(last or 50_000)):
+            settings = {"trainable": trainable, "learning_rate": float(rate), "max_steps": int(steps)}
+            assert settings_for(images) == settings
+            assert RunConfig(**settings).batch_size == 8
 
 
 def test_fields_of_a_run_are_read_as_yaml():
