@@ -4,10 +4,12 @@ python demo/app.py
 """
 
 import argparse
+import ctypes
 import logging
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -59,6 +61,8 @@ MAX_FILE_SIZE = "200mb"
 REFUSAL_S = 6  # that a refusal stays in the corner; below the picture it stays until the next event
 REFUSALS = (ValueError, ImportError)  # whose words are for the user
 TROUBLE = "Something went wrong here, and it has been noted. Try again, or open another image."
+M_ARENA_MAX = -8  # of glibc's mallopt
+ARENAS = 2
 MARKS = {"Inside": INSIDE, "Outside": OUTSIDE}
 
 
@@ -83,10 +87,21 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, users' files are removed
+    share_memory_among_threads()
     shared_models.load(shared_models.BUNDLED)
     with TemporaryDirectory(prefix="ccsam-cache-") as cache:
         os.environ.setdefault("GRADIO_TEMP_DIR", cache)  # its own: a server that stops empties what it has used
         serve(build(), server_name=arguments.host, server_port=arguments.port)
+
+
+def share_memory_among_threads() -> None:
+    """Let all threads take memory from the same few places, where the C library is glibc.
+
+    Left alone it gives every thread a place of its own, each of which keeps what it once needed: with gradio's many
+    threads the server then grows for as long as it meets new ones (`benchmark.py`).
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_ARENA_MAX, ARENAS)
 
 
 def serve(blocks: gr.Blocks, **options: Any) -> tuple:

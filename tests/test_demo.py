@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -358,6 +359,49 @@ def test_a_server_that_is_stopped_leaves_no_file_of_a_user(tmp_path):
         finally:
             process.terminate()
     assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+PLACES_OF_MEMORY = """
+import ctypes, sys, threading
+import app
+
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+
+def places():
+    file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    return open(sys.argv[1]).read().count("<heap nr=")
+
+def start(count):  # threads that have taken memory and live on
+    taken = threading.Barrier(count + 1)
+    def take():
+        kept = bytearray(50_000)
+        taken.wait()
+        threading.Event().wait()
+    for _ in range(count):
+        threading.Thread(target=take, daemon=True).start()
+    taken.wait()
+
+found = [places()]
+start(4)
+found.append(places())
+app.share_memory_among_threads()
+start(8)
+found.append(places())
+print(*found, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_more_threads_of_the_server_take_no_more_places_of_memory(tmp_path):
+    command = [sys.executable, "-c", PLACES_OF_MEMORY, str(tmp_path / "places.xml")]
+    ran = subprocess.run(command, cwd=DEMO, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    at_first, with_threads, with_more = map(int, ran.stdout.split())
+    assert at_first < with_threads == with_more
 
 
 # --- the Space -------------------------------------------------------------------------------------------------------
