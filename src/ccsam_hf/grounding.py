@@ -393,7 +393,7 @@ class TextGrounder:
 
 
 def name_of(source: str | Path) -> str:
-    """What to call a checkpoint or a data set: its id, or the last part of its folder: paths mean nothing elsewhere."""
+    """What to call a checkpoint or data set: its id, or its folder without the path, which means nothing elsewhere."""
     return Path(source).resolve().name if Path(source).exists() else str(source)
 
 
