@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import HfApi
 
-from ccsam_hf.hub_errors import readable_errors
+from ccsam_hf.hub_commit import commit_files, readable_errors
 
 DEMO = Path(__file__).resolve().parent
 PACKAGE = DEMO.parent / "src" / "ccsam_hf"
@@ -59,20 +59,15 @@ def push(folder: Path, repo_id: str, public: bool) -> str:
     api = HfApi()
     with readable_errors(repo_id):
         api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=not public, exist_ok=True)
-        before = api.repo_info(repo_id, repo_type="space")
-        if not (public or before.private):
+        if not public and not api.repo_info(repo_id, repo_type="space").private:
             raise PermissionError(f"{repo_id} exists and is public: choose another Space, or say --public")
-        files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        stale = {each.rfilename for each in before.siblings} - {*files, ".gitattributes"}
-        commit = api.create_commit(
+        commit = commit_files(
+            api,
             repo_id,
-            [
-                *(CommitOperationAdd(path, folder / path) for path in files),
-                *(CommitOperationDelete(path) for path in sorted(stale)),
-            ],
-            commit_message="Upload the demo",
+            {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()},
+            lambda path: path != ".gitattributes",  # the Hub's own
+            message="Upload the demo",
             repo_type="space",
-            parent_commit=before.sha,
         )
     return str(commit)
 

@@ -26,7 +26,7 @@ MODELS_VARIABLE = "CCSAM_MODELS"  # ids or folders of further models, separated 
 BUNDLED = "ccsam-tiny"
 SEED = 0  # of the draws, so that the same prompt shows the same uncertainty
 # One thread for all work with models: the draws take their numbers from torch's one generator, and every thread that
-# has run a model keeps memory of its own, 4 to 20 MB as measured, while gradio answers with up to 40 of them.
+# has run a model keeps memory of its own, while gradio answers with up to 40 of them.
 WORKER = ThreadPoolExecutor(1, thread_name_prefix="model")
 
 on_gpu = spaces.GPU if spaces else lambda function: function

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor, PreTrainedModel
@@ -23,7 +23,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .grounding import TextGrounder
-from .hub_errors import readable_errors
+from .hub_commit import commit_files, readable_errors
 from .modeling_ccsam import CCSamModel
 from .pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline
 from .processing_ccsam import CCSamProcessor
@@ -142,20 +142,7 @@ def push_checkpoint(
     with readable_errors(repo_id):
         validate_card(bytes_of(contents[CARD]).decode(), f"{model}/{CARD}")
         prepare(api, repo_id, private, revision, tag)
-        before = api.repo_info(repo_id, revision=revision)
-        stale = [
-            each.rfilename for each in before.siblings if is_stale(each.rfilename) and each.rfilename not in contents
-        ]
-        commit = api.create_commit(
-            repo_id,
-            [
-                *(CommitOperationAdd(path, content) for path, content in contents.items()),
-                *(CommitOperationDelete(path) for path in stale),
-            ],
-            commit_message=message,
-            revision=revision,
-            parent_commit=before.sha,
-        )
+        commit = commit_files(api, repo_id, contents, is_stale, message=message, revision=revision)
         check_arrived(api, repo_id, commit, contents)
         if tag is not None:
             api.create_tag(repo_id, tag=tag, revision=commit.oid)

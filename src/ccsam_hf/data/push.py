@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import HfApi
 
-from ..hub_errors import readable_errors
+from ..hub_commit import commit_files, readable_errors
 from .card import redistribution_warning
 from .rows import check_complete
 
@@ -57,26 +57,18 @@ def push_built(
     api = HfApi()
     with readable_errors(repo_id):
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        before = api.repo_info(repo_id, repo_type="dataset", revision=revision)
-        if not before.private and (private or warning):
+        is_private = api.repo_info(repo_id, repo_type="dataset").private
+        if not is_private and (private or warning):
             reason = warning or "A push is private if not said otherwise."
             word = "you checked the licences (--licences-checked)" if warning else "it may be public (--public)"
             raise PermissionError(f"{repo_id} is public. {reason} Push to another, or say that {word}")
-        files = files_of(directory)
-        stale = [
-            each.rfilename
-            for each in before.siblings
-            if each.rfilename.startswith("data/") and each.rfilename not in files
-        ]
-        commit = api.create_commit(
+        commit = commit_files(
+            api,
             repo_id,
-            [
-                *(CommitOperationAdd(path, Path(directory) / path) for path in files),
-                *(CommitOperationDelete(path) for path in stale),
-            ],
-            commit_message="Upload a data set built by ccsam-hf",
+            {path: Path(directory) / path for path in files_of(directory)},
+            lambda path: path.startswith("data/"),
+            message="Upload a data set built by ccsam-hf",
             repo_type="dataset",
             revision=revision,
-            parent_commit=before.sha,
         )
     return str(commit)
