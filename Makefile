@@ -44,7 +44,7 @@ $(DEV): pyproject.toml
 	touch $(CORE) $(DEMO) $(DEV)
 
 quickstart: $(CORE)
-	$(BIN)/python -m ccsam_hf.quickstart --output $(OUTPUT)
+	$(BIN)/python -m ccsam_hf.cli.quickstart --output $(OUTPUT)
 
 demo: $(DEMO)
 	$(BIN)/python demo/app.py --host 127.0.0.1 --port $(PORT)

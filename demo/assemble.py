@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi
 
-from ccsam_hf.hub_commit import commit_files, readable_errors
+from ccsam_hf.hub.commit import commit_files, readable_errors
 
 DEMO = Path(__file__).resolve().parent
 PACKAGE = DEMO.parent / "src" / "ccsam_hf"

@@ -7,7 +7,7 @@ from PIL import Image
 
 import shared_models
 from ccsam_hf import SegmentationResult
-from ccsam_hf.metrics import dice
+from ccsam_hf.evaluation.metrics import dice
 from picture import drawn
 from session import KINDS, Session, at_threshold, names_of, opened_source, prompts_of
 

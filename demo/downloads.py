@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ccsam_hf.annotations import label_studio_config, to_coco, to_cvat, to_label_studio
-from ccsam_hf.mask_files import (
+from ccsam_hf.formats.annotations import label_studio_config, to_coco, to_cvat, to_label_studio
+from ccsam_hf.formats.mask_files import (
     dicom_bytes,
     mask_png,
     masks_dicom_seg,

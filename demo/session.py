@@ -17,10 +17,10 @@ from PIL import Image
 
 import shared_models
 from ccsam_hf import EncodedImage, SegmentationResult
-from ccsam_hf.annotations import AnnotatedImage
+from ccsam_hf.formats.annotations import AnnotatedImage
+from ccsam_hf.formats.mask_files import UNNAMED, png_bytes
 from ccsam_hf.geometry import boxes_from_masks
 from ccsam_hf.image_files import count_frames, is_dicom, read_image
-from ccsam_hf.mask_files import UNNAMED, png_bytes
 from ccsam_hf.measurements import check_spacing, measure_mask
 from ccsam_hf.visualization import to_rgb
 

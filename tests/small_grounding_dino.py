@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertTokenizer, GroundingDinoForObjectDetection
 
-from ccsam_hf.grounding_dino_conversion import convert_grounding_dino
-from ccsam_hf.original_grounding_dino import OriginalGroundingDino, upstream_warnings_ignored
+from ccsam_hf.conversion.grounding_dino import convert_grounding_dino
+from ccsam_hf.conversion.original_grounding_dino import OriginalGroundingDino, upstream_warnings_ignored
 
 WORDS = ("thyroid", "nodule", "breast", "cyst", "left", "ventricle", "of", "the", "##s")
 SMALL_TEXT = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}

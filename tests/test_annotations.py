@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccsam_hf.annotations import AnnotatedImage, label_studio_config, to_coco, to_cvat, to_label_studio
 from ccsam_hf.data.readers import coco, read_cases
+from ccsam_hf.formats.annotations import AnnotatedImage, label_studio_config, to_coco, to_cvat, to_label_studio
 
 pytest.importorskip("pycocotools", reason="COCO needs the extra `data`")
 

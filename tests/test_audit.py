@@ -8,8 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ccsam_hf.data import cases as cases_module
-from ccsam_hf.data import looks
-from ccsam_hf.data.audit import AuditReport, audit_cases, images_to_remove
+from ccsam_hf.data.audit import AuditReport, audit_cases, images_to_remove, looks
 from ccsam_hf.data.cases import Case, ImageFile, MaskFiles
 from ccsam_hf.data.readers import list_cases
 from ccsam_hf.data.simulator import TARGETS, simulate

@@ -9,15 +9,15 @@ from PIL import Image
 
 import ccsam_hf
 from ccsam_hf import CCSamConfig, CCSamModel, CCSamPipeline, TextGrounder
+from ccsam_hf.cli.quickstart import main as quickstart
 from ccsam_hf.data.prompts import tight_box
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import TARGETS, simulate, write_folder
 from ccsam_hf.evaluation.grounding import Scene, evaluate_grounder
 from ccsam_hf.evaluation.harness import evaluate_cases
+from ccsam_hf.evaluation.metrics import dice
 from ccsam_hf.evaluation.segmenters import CCSamSegmenter
 from ccsam_hf.evaluation.statistics import summarize
-from ccsam_hf.metrics import dice
-from ccsam_hf.quickstart import main as quickstart
 
 ASSETS = Path(ccsam_hf.TINY).parent
 HELD_OUT_SEED = 2_000_000_000

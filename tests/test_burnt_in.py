@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
-from ccsam_hf.data.burnt_in import colored_pixels, stroke_pixels
+from ccsam_hf.data.audit.burnt_in import colored_pixels, stroke_pixels
 
 
 @pytest.fixture

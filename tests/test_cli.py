@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ccsam_hf import CCSamImageProcessor, CCSamProcessor
-from ccsam_hf.cli import main
+from ccsam_hf.cli.main import main
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.image_files import read_image
 from ccsam_hf.pipeline_ccsam import CCSamPipeline
@@ -147,7 +147,7 @@ def test_a_failed_write_leaves_nothing_half_written(segment, case, tmp_path, cap
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("ccsam_hf.cli_segment.os.replace", full_disk)
+    monkeypatch.setattr("ccsam_hf.cli.segment.os.replace", full_disk)
     assert segment(case, *BOX) == 2
     assert "No space left" in capsys.readouterr().err
     assert written(tmp_path) == []
@@ -354,7 +354,7 @@ def test_help_is_status_0(capsys):
 
 
 def test_the_process_ends_with_the_status():
-    ended = subprocess.run([sys.executable, "-m", "ccsam_hf.cli", "segment"], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-m", "ccsam_hf.cli.main", "segment"], capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("ccsam-hf: the following arguments are required") and ended.stderr.count("\n") == 1
 
@@ -385,7 +385,7 @@ def test_convert_prints_the_report(monkeypatch, capsys, tmp_path):
         return SimpleNamespace(summary=lambda: "177 tensors loaded")
 
     monkeypatch.setitem(
-        sys.modules, "ccsam_hf.weight_conversion", SimpleNamespace(convert_checkpoint=convert_checkpoint)
+        sys.modules, "ccsam_hf.conversion.weights", SimpleNamespace(convert_checkpoint=convert_checkpoint)
     )
     assert main(["convert", "samus", "samus.pth", str(tmp_path / "out")]) == 0
     assert [(kind, str(checkpoint), output) for kind, checkpoint, output in calls] == [

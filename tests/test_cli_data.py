@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccsam_hf.cli import main
+from ccsam_hf.cli.main import main
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import simulate, write_folder
 from ccsam_hf.data.splits import Splits

@@ -14,8 +14,8 @@ from PIL import Image
 from ccsam_hf.data.cases import Case
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import simulate
+from ccsam_hf.evaluation.metrics import SCORES
 from ccsam_hf.evaluation.statistics import compare
-from ccsam_hf.metrics import SCORES
 from ccsam_hf.training.finetuning import settings_for
 from ccsam_hf.training.run_config import RunConfig
 

@@ -25,11 +25,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from ccsam_hf import TINY, CCSamPipeline
-from ccsam_hf.annotations import to_cvat, to_label_studio
 from ccsam_hf.data.simulator import simulate
-from ccsam_hf.mask_files import dicom_bytes, secondary_capture
-from ccsam_hf.metrics import dice
-from ccsam_hf.model_card import check_card, space_card
+from ccsam_hf.evaluation.metrics import dice
+from ccsam_hf.formats.annotations import to_cvat, to_label_studio
+from ccsam_hf.formats.mask_files import dicom_bytes, secondary_capture
+from ccsam_hf.hub.cards import check_card, space_card
 from hub_server import connect, serve
 
 ROOT = Path(__file__).resolve().parents[1]

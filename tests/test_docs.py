@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ccsam_hf
-from ccsam_hf.cli import build_parser
+from ccsam_hf.cli.main import build_parser
 from ccsam_hf.data.build import Download, build
 from ccsam_hf.data.simulator import write_folder
 from ccsam_hf.data.splits import divide

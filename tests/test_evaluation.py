@@ -21,11 +21,11 @@ from ccsam_hf.data.readers import read_cases
 from ccsam_hf.evaluation import harness
 from ccsam_hf.evaluation.baselines import filled_box, inscribed_ellipse, median_disc, median_disc_radius
 from ccsam_hf.evaluation.harness import DataSet, evaluate_cases, evaluate_directory, evaluate_study
+from ccsam_hf.evaluation.metrics import SCORES, dice, hausdorff_samus
 from ccsam_hf.evaluation.protocol import PROMPTS, mask_of
 from ccsam_hf.evaluation.segmenters import LOADERS, CCSamSegmenter, Prediction, box_itself
 from ccsam_hf.evaluation.statistics import summarize
 from ccsam_hf.image_processing_ccsam import CCSamImageProcessor
-from ccsam_hf.metrics import SCORES, dice, hausdorff_samus
 from ccsam_hf.processing_ccsam import CCSamProcessor
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -23,10 +23,10 @@ from ccsam_hf.evaluation.grounding import (
     summarize_grounding,
 )
 from ccsam_hf.evaluation.harness import evaluate_cases, evaluate_directory
+from ccsam_hf.evaluation.metrics import miss_scores
 from ccsam_hf.evaluation.segmenters import LOADERS, Prediction
 from ccsam_hf.evaluation.statistics import summarize
 from ccsam_hf.grounding import GrounderSettings, GroundingResult
-from ccsam_hf.metrics import miss_scores
 
 
 class GrounderThatAnswers:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccsam_hf.data import findings
+from ccsam_hf.data.audit import findings
+from ccsam_hf.data.audit.findings import AuditReport, Finding, images_to_remove, write_report
 from ccsam_hf.data.cases import Case, ImageFile, MaskFiles
-from ccsam_hf.data.findings import AuditReport, Finding, images_to_remove, write_report
 
 
 @pytest.fixture

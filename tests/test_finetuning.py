@@ -19,7 +19,7 @@ from PIL import Image
 
 import ccsam_hf.training.finetuning as finetuning
 from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamModel, CCSamPipeline, CCSamProcessor
-from ccsam_hf.cli import main
+from ccsam_hf.cli.main import main
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.data.simulator import write_folder
 from ccsam_hf.data.splits import Splits

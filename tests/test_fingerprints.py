@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from ccsam_hf.data.fingerprints import NO_CONTENT, find_matches, fingerprint
+from ccsam_hf.data.audit.fingerprints import NO_CONTENT, find_matches, fingerprint
 from ccsam_hf.data.simulator import TARGETS, simulate
 
 

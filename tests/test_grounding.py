@@ -14,7 +14,7 @@ from transformers.models.grounding_dino.modeling_grounding_dino import SPECIAL_T
 
 from ccsam_hf.descriptions import PAPER_TEMPLATE
 from ccsam_hf.grounding import GrounderSettings, TextGrounder, phrase_delimiter_ids
-from ccsam_hf.grounding_loss import grounding_loss
+from ccsam_hf.training.grounding_loss import grounding_loss
 from small_grounder import WORDS, save_bert, small_grounder, small_tokenizer
 
 PHRASES = ["thyroid nodule", "left ventricle"]

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from transformers import BertTokenizer, GroundingDinoForObjectDetection, GroundingDinoProcessor
 
-from ccsam_hf import grounding_dino_conversion
-from ccsam_hf.cli import main
-from ccsam_hf.grounding_dino_conversion import (
+from ccsam_hf.cli.main import main
+from ccsam_hf.conversion import grounding_dino
+from ccsam_hf.conversion.grounding_dino import (
     bert_config_of,
     convert_grounding_dino,
     convert_grounding_dino_checkpoint,
     swin_config_of,
 )
-from ccsam_hf.original_grounding_dino import OriginalGroundingDino
+from ccsam_hf.conversion.original_grounding_dino import OriginalGroundingDino
 from small_grounding_dino import (
     SMALL_SWIN,
     converted_model,
@@ -334,7 +334,7 @@ def tokenizer_folder(tmp_path_factory, tokenizer) -> Path:
 
 def test_the_folder_loads_and_computes_the_same(tmp_path, checkpoint, tokenizer_folder, weights, monkeypatch):
     warned = []
-    monkeypatch.setattr("ccsam_hf.grounding_dino_conversion.logger.warning", warned.append)
+    monkeypatch.setattr("ccsam_hf.conversion.grounding_dino.logger.warning", warned.append)
     before = torch.get_rng_state()
     report = convert_grounding_dino_checkpoint(checkpoint, tmp_path / "deep" / "out", tokenizer_folder)
     assert torch.equal(torch.get_rng_state(), before)
@@ -423,5 +423,5 @@ def test_the_command_knows_the_same_default_as_the_function(monkeypatch, tmp_pat
         calls.append(tokenizer)
         return argparse.Namespace(summary=lambda: "")
 
-    monkeypatch.setattr(grounding_dino_conversion, "convert_grounding_dino_checkpoint", convert)
+    monkeypatch.setattr(grounding_dino, "convert_grounding_dino_checkpoint", convert)
     assert main(["convert", "grounding-dino", "a.pth", str(tmp_path / "out")]) == 0 and calls == ["default"]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ccsam_hf.grounding import TextGrounder
-from ccsam_hf.grounding_loss import CLASS_WEIGHT, decoder_predictions, grounding_loss
+from ccsam_hf.training.grounding_loss import CLASS_WEIGHT, decoder_predictions, grounding_loss
 from small_grounder import STOCK_DELIMITERS, small_grounder
 
 TEXT = ["thyroid nodule", "left ventricle"]

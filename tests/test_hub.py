@@ -22,8 +22,8 @@ from ccsam_hf import (
     CCSamPipeline,
     CCSamProcessor,
 )
-from ccsam_hf.cli import main
-from ccsam_hf.hub import bytes_of, is_stale, push_checkpoint, repository_files, repository_url
+from ccsam_hf.cli.main import main
+from ccsam_hf.hub.push import bytes_of, is_stale, push_checkpoint, repository_files, repository_url
 from hub_server import READ_TOKEN, STRANGERS_TOKEN, WRITE_TOKEN, Hub, card_errors, environment, serve
 from small_grounder import small_grounder
 from test_import_order import PACKAGE, files_of_the_hub_copy
@@ -104,7 +104,7 @@ def run(code: str, *arguments: str, hub: Hub, home: Path, token: str | None = WR
 # Several commands one after the other in one process, which otherwise would take its time to import each time.
 COMMANDS = """
 import contextlib, io, json, os, sys
-from ccsam_hf.cli import main
+from ccsam_hf.cli.main import main
 
 results = []
 for variables, argv in json.loads(sys.argv[1]):
@@ -508,7 +508,7 @@ def test_a_version_stays_what_it_was_with_its_grounder(hub, tmp_path):
 LATE_TEXT = """
 import os, sys
 from ccsam_hf import CCSamPipeline
-from ccsam_hf.cli import main
+from ccsam_hf.cli.main import main
 
 token = os.environ["HF_TOKEN"]
 pipe = CCSamPipeline.from_pretrained("me/late", cache_dir=sys.argv[1], token=token)
@@ -547,7 +547,7 @@ print(json.dumps(outcomes))
 """
 )
 
-PUSH = "import sys; from ccsam_hf.cli import main; sys.exit(main(['push', *sys.argv[1:]]))"
+PUSH = "import sys; from ccsam_hf.cli.main import main; sys.exit(main(['push', *sys.argv[1:]]))"
 
 
 def kill_in_the_middle(hub: Hub, home: Path, *arguments: str) -> None:

@@ -13,8 +13,7 @@ from PIL import Image
 from ccsam_hf import __version__
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.descriptions import TARGETS
-from ccsam_hf.image_files import read_image
-from ccsam_hf.mask_files import (
+from ccsam_hf.formats.mask_files import (
     ANY_AREA,
     CODES,
     check_formats,
@@ -25,6 +24,7 @@ from ccsam_hf.mask_files import (
     results_json,
     secondary_capture,
 )
+from ccsam_hf.image_files import read_image
 from ccsam_hf.measurements import measure_mask
 from ccsam_hf.pipeline_ccsam import SegmentationResult
 from test_image_files import region, write_dicom

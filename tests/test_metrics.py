@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist, directed_hausdorff
 
-from ccsam_hf.metrics import (
+from ccsam_hf.evaluation.metrics import (
     PERCENT,
     SCORES,
     all_scores,

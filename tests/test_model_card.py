@@ -19,7 +19,7 @@ from ccsam_hf.data.sources import SOURCES
 from ccsam_hf.evaluation.harness import evaluate_study, read_data
 from ccsam_hf.evaluation.record import file_hashes, grounding_record, read_record, study_record, write_record
 from ccsam_hf.evaluation.segmenters import CCSamSegmenter, about_module
-from ccsam_hf.model_card import PROMPT_NAMES, check_card, checkpoint_card, filled, grounder_card, of_layout, space_card
+from ccsam_hf.hub.cards import PROMPT_NAMES, check_card, checkpoint_card, filled, grounder_card, of_layout, space_card
 
 TRAINING = Path(__file__).resolve().parents[1] / "training"
 DEVICE = "**For research. Not a medical device: it must not guide a diagnosis or a treatment.**"

@@ -10,13 +10,13 @@ import torch
 from transformers import BertModel, GroundingDinoImageProcessor, GroundingDinoProcessor
 from transformers.models.grounding_dino import modeling_grounding_dino
 
-from ccsam_hf.grounding import phrase_delimiter_ids
-from ccsam_hf.original_grounding_dino import (
+from ccsam_hf.conversion.original_grounding_dino import (
     SWIN_T_SETTINGS,
     OriginalGroundingDino,
     PhraseBert,
     upstream_warnings_ignored,
 )
+from ccsam_hf.grounding import phrase_delimiter_ids
 from small_grounding_dino import SMALL, WORDS, detector_inputs, make_tokenizer, small_original, small_swin
 
 pytest.importorskip("groundingdino")
@@ -208,7 +208,7 @@ def test_a_fresh_process_prints_nothing(tmp_path):
     make_tokenizer(tmp_path)
     code = (
         "import torch; from transformers import BertTokenizer\n"
-        "from ccsam_hf.original_grounding_dino import OriginalGroundingDino\n"
+        "from ccsam_hf.conversion.original_grounding_dino import OriginalGroundingDino\n"
         f"tokenizer = BertTokenizer({str(tmp_path / 'vocab.txt')!r})\n"
         f"detector = OriginalGroundingDino.from_config(tokenizer, {SMALL!r}).eval()\n"
         "detector(pixel_values=torch.zeros(1, 3, 64, 96), input_ids=torch.tensor([[2, 7, 6, 3]]))\n"

@@ -22,8 +22,8 @@ from transformers import ResNetConfig, ResNetForImageClassification, SamConfig, 
 
 from ccsam_hf import CCSamConfig, CCSamModel
 from ccsam_hf.cnn_branch import ResNetBranch
+from ccsam_hf.conversion.weights import convert_resnet50, convert_sam, convert_samus
 from ccsam_hf.vit_branch import WindowAttention
-from ccsam_hf.weight_conversion import convert_resnet50, convert_sam, convert_samus
 from named_weights import fill, fill_like, formula_image
 from small_originals import DECODER_EPS, SMALL_DECODER, SMALL_VISION, small_segment_anything, small_transformers
 

@@ -54,7 +54,7 @@ def test_a_push_makes_a_private_data_set_of_the_files_of_the_build(built, hub):
 
 PUSH_AND_LOAD = """
 import json, sys
-from ccsam_hf.cli import main
+from ccsam_hf.cli.main import main
 assert main(["data", "push", sys.argv[1], "--repo-id", "me/set"]) == 0
 import datasets
 rows = [row for split in datasets.load_dataset("me/set").values() for row in split]

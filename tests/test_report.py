@@ -10,9 +10,9 @@ import pandas
 import pytest
 
 from ccsam_hf.evaluation.figures import Example
+from ccsam_hf.evaluation.metrics import SCORES, miss_scores
 from ccsam_hf.evaluation.report import Study, paper_entries, write_report
 from ccsam_hf.evaluation.statistics import comparisons, summaries
-from ccsam_hf.metrics import SCORES, miss_scores
 
 HOSTILE = 'U-Net "<script>alert(1)</script>" & $x'
 MODELS = {"CC-SAM": 90.0, HOSTILE: 40.0}  # mean Dice on data that were seen; 10 less on others

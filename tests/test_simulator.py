@@ -9,12 +9,11 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from scipy import ndimage, stats
 
-from ccsam_hf.data import simulator
-from ccsam_hf.data.beamforming import display, echo_levels, envelope, random_scanner, random_scatterers
-from ccsam_hf.data.phantoms import finish
-from ccsam_hf.data.shapes import one_piece, outline_level, random_field
-from ccsam_hf.data.simulator import TARGETS, simulate, write_folder
-from ccsam_hf.data.tissues import Canvas, LesionKind, paint_lesion
+from ccsam_hf.data.simulator import TARGETS, scenes, simulate, write_folder
+from ccsam_hf.data.simulator.beamforming import display, echo_levels, envelope, random_scanner, random_scatterers
+from ccsam_hf.data.simulator.phantoms import finish
+from ccsam_hf.data.simulator.shapes import one_piece, outline_level, random_field
+from ccsam_hf.data.simulator.tissues import Canvas, LesionKind, paint_lesion
 
 SIZE = (128, 128)
 HEART = ("left ventricle", "myocardium", "left atrium")
@@ -194,7 +193,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
             raise RuntimeError("interrupted")
         return simulate(target, seed, size)
 
-    monkeypatch.setattr(simulator, "simulate", fail_on_the_third)
+    monkeypatch.setattr(scenes, "simulate", fail_on_the_third)
     with pytest.raises(RuntimeError, match="interrupted"):
         write_folder(tmp_path / "simulated", count=4, seed=0, size=(64, 64))
     assert list(tmp_path.iterdir()) == []

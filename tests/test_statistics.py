@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, wilcoxon
 
+from ccsam_hf.evaluation.metrics import SCORES
 from ccsam_hf.evaluation.statistics import (
     BASELINES,
     blind_rows,
@@ -19,7 +20,6 @@ from ccsam_hf.evaluation.statistics import (
     summaries,
     summarize,
 )
-from ccsam_hf.metrics import SCORES
 
 
 def row(name: str, dice: float = 80.0, hd_samus: float = 10.0, **columns) -> dict:

@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from ccsam_hf.evaluation.metrics import SCORES
 from ccsam_hf.evaluation.statistics import comparisons, summaries
 from ccsam_hf.evaluation.tables import (
     PUBLISHED,
@@ -20,7 +21,6 @@ from ccsam_hf.evaluation.tables import (
     table2,
     table3,
 )
-from ccsam_hf.metrics import SCORES
 
 # As printed in arXiv 2408.00181: Dice and HD of each data set in turn.
 PAPER = {

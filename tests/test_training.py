@@ -23,7 +23,7 @@ import ccsam_hf.training.loop as loop
 import ccsam_hf.training.states as states
 from ccsam_hf import CCSamModel, CCSamPipeline
 from ccsam_hf.data.simulator import write_folder
-from ccsam_hf.hub import repository_files
+from ccsam_hf.hub.push import repository_files
 from ccsam_hf.training.inputs import EpochOrder, build_samples
 from ccsam_hf.training.loop import train
 from ccsam_hf.training.run_config import RunConfig, published, read_config

@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision.models import resnet50
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
 
-from ccsam_hf import CCSamConfig, CCSamModel, weight_conversion
-from ccsam_hf.processing_ccsam import CCSamProcessor
-from ccsam_hf.weight_conversion import (
+from ccsam_hf import CCSamConfig, CCSamModel
+from ccsam_hf.conversion import weights as weights_module
+from ccsam_hf.conversion.weights import (
     ConversionReport,
     convert_checkpoint,
     convert_resnet50,
@@ -25,6 +25,7 @@ from ccsam_hf.weight_conversion import (
     convert_samus,
     load_checkpoint_file,
 )
+from ccsam_hf.processing_ccsam import CCSamProcessor
 from named_weights import fill_like
 from small_originals import SMALL_DECODER, SMALL_VISION, small_segment_anything, small_transformers
 
@@ -398,8 +399,8 @@ def test_truncated_missing_and_other_contents_are_refused(tmp_path, tensors):
 @pytest.fixture
 def small_kinds(monkeypatch):
     """`convert_checkpoint` with the small model in place of ViT-B."""
-    kinds = {name: dataclasses.replace(kind, config=small_config) for name, kind in weight_conversion.KINDS.items()}
-    monkeypatch.setattr(weight_conversion, "KINDS", kinds)
+    kinds = {name: dataclasses.replace(kind, config=small_config) for name, kind in weights_module.KINDS.items()}
+    monkeypatch.setattr(weights_module, "KINDS", kinds)
 
 
 @pytest.fixture

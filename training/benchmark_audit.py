@@ -25,11 +25,10 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
-from ccsam_hf.data import simulator
 from ccsam_hf.data.audit import AuditReport, audit_cases
-from ccsam_hf.data.burnt_in import stroke_pixels
+from ccsam_hf.data.audit.burnt_in import stroke_pixels
 from ccsam_hf.data.cases import SPLITS, Case, ImageFile, MaskFiles
-from ccsam_hf.data.simulator import TARGETS, simulate
+from ccsam_hf.data.simulator import TARGETS, scenes, simulate
 
 SIZES = ((192, 192), (256, 256))
 SHARES = (0.7, 0.1, 0.2)  # of the splits
@@ -271,7 +270,7 @@ def scores_of_hashes(cases: list[Case], pairs: dict[Pair, str]) -> dict:
 
 def scores_of_marks(seed: int) -> dict:
     """Scores of `stroke_pixels` on images without marks, with a text, and with calipers."""
-    drawn = {"text": simulator.text, "calipers": simulator.calipers}
+    drawn = {"text": scenes.text, "calipers": scenes.calipers}
     found = {"none": [], **{kind: [] for kind in drawn}}
     for i in tqdm(range(MARKED_IMAGES), desc="marks", unit="image"):
         target, size = TARGETS[i % len(TARGETS)], SIZES[i % len(SIZES)]
@@ -282,13 +281,13 @@ def scores_of_marks(seed: int) -> dict:
                 picture = Image.fromarray(image)
                 draw, unit = ImageDraw.Draw(picture), min(image.shape) / 256
                 if kind == "text":
-                    simulator.text(draw, str(rng.choice(words)), picture.size, unit, rng)
+                    scenes.text(draw, str(rng.choice(words)), picture.size, unit, rng)
                 elif kind == "calipers":
-                    simulator.calipers(draw, mask, unit, rng)
+                    scenes.calipers(draw, mask, unit, rng)
                 changed.append(int((np.asarray(picture) != image).sum()))
                 return np.asarray(picture)
 
-            with mock.patch.object(simulator, "burn_in", burn_in):
+            with mock.patch.object(scenes, "burn_in", burn_in):
                 image = simulate(target, seed * 1_000_000 + 500_000 + i, size).image
             if kind == "none" or changed[0] >= MIN_MARK_PIXELS:
                 detections.append(bool(stroke_pixels(image).any()))

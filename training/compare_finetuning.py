@@ -38,10 +38,10 @@ from ccsam_hf.data.cases import SPLITS, Case
 from ccsam_hf.data.readers import LAYOUTS, read_cases
 from ccsam_hf.data.splits import Splits, in_strata, units_of
 from ccsam_hf.evaluation.harness import evaluate_cases, versions, write_json, write_text
+from ccsam_hf.evaluation.metrics import SCORES
 from ccsam_hf.evaluation.protocol import true_mask
 from ccsam_hf.evaluation.segmenters import load_segmenter
 from ccsam_hf.evaluation.statistics import blind_rows, compare
-from ccsam_hf.metrics import SCORES
 from ccsam_hf.training.finetuning import finetune, parse_fields, settings_for
 from ccsam_hf.training.run_config import RunConfig
 from ccsam_hf.training.unet import train_unet

@@ -16,9 +16,9 @@ from ccsam_hf.data.cases import Case
 from ccsam_hf.data.prompts import Prompt, fixed_click
 from ccsam_hf.data.readers import LAYOUTS
 from ccsam_hf.evaluation.harness import read_data
+from ccsam_hf.evaluation.metrics import dice
 from ccsam_hf.evaluation.protocol import true_mask
 from ccsam_hf.evaluation.segmenters import Segmenter, load_segmenter
-from ccsam_hf.metrics import dice
 
 
 def dice_by_clicks(segmenter: Segmenter, case: Case, corrections: int) -> list[float]:

@@ -51,10 +51,10 @@ from ccsam_hf.evaluation.grounding import (
 )
 from ccsam_hf.geometry import boxes_to_unit
 from ccsam_hf.grounding import GrounderSettings, name_of
-from ccsam_hf.grounding_loss import grounding_loss
 from ccsam_hf.image_processing_ccsam import to_three_channels, to_unit_image
 from ccsam_hf.losses import binary_cross_entropy, dice_loss
 from ccsam_hf.training.files import log, write_folder
+from ccsam_hf.training.grounding_loss import grounding_loss
 from ccsam_hf.training.learning import build_optimizer
 from ccsam_hf.training.run_config import read_config
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from ccsam_hf import TINY, TINY_GROUNDER
 from ccsam_hf.evaluation.record import grounding_record, study_record, write_record
-from ccsam_hf.model_card import checkpoint_card, grounder_card
+from ccsam_hf.hub.cards import checkpoint_card, grounder_card
 
 PRINTED = re.compile(r"(\d+) cases, Dice by number of clicks: (\[[\d., ]+\])")  # by training/evaluate_corrections.py
 

@@ -116,8 +116,8 @@ class TextGrounder:
 
     Args:
         model: transformers' `GroundingDinoForObjectDetection`, or
-            [`~ccsam_hf.original_grounding_dino.OriginalGroundingDino`]. It is put in evaluation mode, and told which
-            tokens of the tokenizer separate phrases.
+            [`~ccsam_hf.conversion.original_grounding_dino.OriginalGroundingDino`]. It is put in evaluation mode, and
+            told which tokens of the tokenizer separate phrases.
         processor: `GroundingDinoProcessor`, its tokenizer that of the model's text encoder.
         settings: left out, those in the model's config, or the defaults.
         describer: phrase -> text that mentions it, such as `descriptions.DescriptionWriter`, in place of the paper's

@@ -1,1 +1,1 @@
-"""Cases and where they come from: readers of data sets, prompts drawn from masks, the simulator."""
+"""Cases of ultrasound data sets: readers, splits, samples for training, the simulator and the audit."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from ..hub_commit import commit_files, readable_errors
+from ..hub.commit import commit_files, readable_errors
 from .card import redistribution_warning
 from .rows import check_complete
 

@@ -3,7 +3,7 @@
 Source: CC-SAM paper, Sec. 4.3, after SAMUS. The model resizes the image to 256x256, the true mask is resized to
 256x256 by nearest neighbor, prompts are derived from that mask, predictions are brought to 256x256, and all scores are
 taken there: shares in percent, distances in pixels of 256x256. `hd_rows` is the number that SAMUS's own code prints as
-Hausdorff distance (`ccsam_hf.metrics.hausdorff_of_rows`): it alone may stand beside the published tables.
+Hausdorff distance (`ccsam_hf.evaluation.metrics.hausdorff_of_rows`): it alone may stand beside the published tables.
 """
 
 import io
@@ -16,7 +16,7 @@ from PIL import Image
 from ..data.cases import Case
 from ..data.prompts import Prompt, fixed_click, jittered_box, random_clicks, tight_box
 from ..geometry import resize_masks
-from ..metrics import all_scores, miss_scores
+from .metrics import all_scores, miss_scores
 from .reliability import calibration_bins, uncertainty_bins
 from .segmenters import SIZE, Prediction
 
@@ -69,9 +69,9 @@ def scored(prediction: Prediction, blind: np.ndarray, truth: np.ndarray, prompt:
         prompt: what both were given.
 
     Returns:
-        status "ok"; the scores of `ccsam_hf.metrics.all_scores` and the same of the baseline as baseline_*; iou_score;
-        uncertainty, the mean over the predicted mask (over the image where it is empty); coordinates; the mask as the
-        bytes of a PNG; and what `ccsam_hf.evaluation.reliability` sums up.
+        status "ok"; the scores of `ccsam_hf.evaluation.metrics.all_scores` and the same of the baseline as baseline_*;
+        iou_score; uncertainty, the mean over the predicted mask (over the image where it is empty); coordinates; the
+        mask as the bytes of a PNG; and what `ccsam_hf.evaluation.reliability` sums up.
     """
     mask, uncertainty = prediction.mask, prediction.uncertainty
     row = {"status": "ok", "reason": None, **all_scores(mask, truth)}

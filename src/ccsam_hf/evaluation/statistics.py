@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
-from ..metrics import PERCENT, SCORES
+from .metrics import PERCENT, SCORES
 
 # prompt -> the baseline that sees it and not the image
 BASELINES = {
@@ -113,7 +113,7 @@ def compare(rows_a: Sequence[dict], rows_b: Sequence[dict], score: str, resample
     Args:
         rows_a, rows_b: of one model each; rows with the same data, dataset, name, target, prompt and draw are a pair
             (several objects of one image and target pair in their order).
-        score: one of `ccsam_hf.metrics.SCORES`.
+        score: one of `ccsam_hf.evaluation.metrics.SCORES`.
         resamples: of the interval.
 
     Returns:

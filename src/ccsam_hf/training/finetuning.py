@@ -20,7 +20,7 @@ from ..data.splits import Splits, divide
 from ..evaluation.harness import evaluate_cases
 from ..evaluation.segmenters import CCSamSegmenter
 from ..evaluation.statistics import BASELINES, summarize
-from ..model_card import checkpoint_card
+from ..hub.cards import checkpoint_card
 from ..modeling_ccsam import CCSamModel
 from .files import write_folder
 from .loop import train

@@ -11,7 +11,7 @@ from ..data.build import load_built
 from ..data.prompts import FIXED_PROMPTS, PromptSampler
 from ..data.readers import read_cases
 from ..data.samples import SampleMaker, Samples
-from ..data.simulator import simulate
+from ..data.simulator.scenes import simulate
 from ..data.splits import divide
 from .run_config import SIMULATOR, RunConfig
 

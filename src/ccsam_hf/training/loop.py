@@ -27,10 +27,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..evaluation.metrics import dice, hausdorff_samus
 from ..grounding import TextGrounder
-from ..hub import push_checkpoint
+from ..hub.push import push_checkpoint
 from ..image_processing_ccsam import CCSamImageProcessor
-from ..metrics import dice, hausdorff_samus
 from ..modeling_ccsam import CCSamModel
 from ..processing_ccsam import CCSamProcessor
 from .average import TrainableAverage

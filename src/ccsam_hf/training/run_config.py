@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.simulator import TARGETS
+from ..data.simulator.scenes import TARGETS
 
 SIMULATOR = "simulator"
 PROMPT_KINDS = ("point", "box", "both", "text")

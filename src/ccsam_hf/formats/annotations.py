@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from . import __version__
-from .visualization import color_of
+from .. import __version__
+from ..visualization import color_of
 
 ANNOTATIONS = ("coco", "label-studio", "cvat")
 LOCAL_FILES = "/data/local-files/?d="  # Label Studio's address of files below LOCAL_FILES_DOCUMENT_ROOT

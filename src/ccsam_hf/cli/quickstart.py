@@ -1,6 +1,6 @@
 """The first experience: segment bundled cases by text, box and click, offline, and show how good it is.
 
-python -m ccsam_hf.quickstart --output outputs/quickstart
+python -m ccsam_hf.cli.quickstart --output outputs/quickstart
 """
 
 import argparse
@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from . import TINY
-from .data.prompts import fixed_click, tight_box
-from .data.simulator import simulate
-from .evaluation.baselines import inscribed_ellipse
-from .metrics import dice, hausdorff_samus
-from .pipeline_ccsam import CCSamPipeline
-from .visualization import contact_sheet, heatmap, overlay
+from .. import TINY
+from ..data.prompts import fixed_click, tight_box
+from ..data.simulator.scenes import simulate
+from ..evaluation.baselines import inscribed_ellipse
+from ..evaluation.metrics import dice, hausdorff_samus
+from ..pipeline_ccsam import CCSamPipeline
+from ..visualization import contact_sheet, heatmap, overlay
 
 NUM_SAMPLES = 16
 LESION = "breast lesion"
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     logging.disable_progress_bar()
 
-    case = files(__package__) / "assets" / "example"
+    case = files("ccsam_hf") / "assets" / "example"
     image = Image.open(str(case / "image.png"))
     truth = np.asarray(Image.open(str(case / "mask.png"))) > 0
     spacing_mm = tuple(json.loads((case / "case.json").read_text())["spacing_mm"])

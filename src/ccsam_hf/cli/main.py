@@ -14,13 +14,13 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from . import TINY
-from .cli_data import add_data
-from .cli_segment import add_grounder, add_segment
-from .data.cases import SPLITS
-from .data.readers import LAYOUTS
-from .evaluation.protocol import PROMPTS, PROTOCOLS
-from .hub import push_checkpoint, repository_files, repository_url
+from .. import TINY
+from ..data.cases import SPLITS
+from ..data.readers import LAYOUTS
+from ..evaluation.protocol import PROMPTS, PROTOCOLS
+from ..hub.push import push_checkpoint, repository_files, repository_url
+from .data import add_data
+from .segment import add_grounder, add_segment
 
 CHECKPOINT_KINDS = ("sam", "samus", "medsam", "radimagenet")
 GROUNDING_DINO = "grounding-dino"
@@ -142,7 +142,7 @@ def add_push(commands: Any) -> None:
 def train(arguments: argparse.Namespace) -> None:
     """Fine-tune a checkpoint and print what it gained."""
     try:
-        from .training.finetuning import finetune, parse_fields
+        from ..training.finetuning import finetune, parse_fields
     except ImportError as error:
         raise ImportError(
             f"training needs more than is installed ({error}): pip install ccsam-hf[train,data]"
@@ -158,7 +158,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Evaluate a checkpoint on a data set and print one line for each target."""
-    from .evaluation.harness import evaluate_directory
+    from ..evaluation.harness import evaluate_directory
 
     summary = evaluate_directory(
         arguments.model,
@@ -184,12 +184,12 @@ def convert(arguments: argparse.Namespace) -> None:
     if getattr(arguments, unused) is not None:
         raise ValueError(f"--{unused} was given with {arguments.kind}, which takes none; leave it out")
     if arguments.kind == GROUNDING_DINO:
-        from .grounding_dino_conversion import convert_grounding_dino_checkpoint
+        from ..conversion.grounding_dino import convert_grounding_dino_checkpoint
 
         tokenizer = {} if arguments.tokenizer is None else {"tokenizer": arguments.tokenizer}
         report = convert_grounding_dino_checkpoint(arguments.checkpoint, arguments.output, **tokenizer)
     else:
-        from .weight_conversion import convert_checkpoint
+        from ..conversion.weights import convert_checkpoint
 
         report = convert_checkpoint(arguments.kind, arguments.checkpoint, arguments.output, base=arguments.base)
     print(report.summary())

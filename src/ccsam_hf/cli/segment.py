@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from . import TINY
-from .annotations import (
+from .. import TINY
+from ..data.cases import IMAGE_EXTENSIONS
+from ..descriptions import FORMS, to_phrase
+from ..formats.annotations import (
     ANNOTATIONS,
     LOCAL_FILES,
     AnnotatedImage,
@@ -25,11 +27,7 @@ from .annotations import (
     to_cvat,
     to_label_studio,
 )
-from .data.cases import IMAGE_EXTENSIONS
-from .descriptions import FORMS, to_phrase
-from .grounding import FALLBACKS
-from .image_files import is_dicom, read_image
-from .mask_files import (
+from ..formats.mask_files import (
     FORMATS,
     UNNAMED,
     check_formats,
@@ -41,9 +39,11 @@ from .mask_files import (
     results_json,
     secondary_capture,
 )
-from .measurements import check_spacing
-from .pipeline_ccsam import CCSamPipeline, SegmentationResult
-from .visualization import heatmap, overlay, to_rgb
+from ..grounding import FALLBACKS
+from ..image_files import is_dicom, read_image
+from ..measurements import check_spacing
+from ..pipeline_ccsam import CCSamPipeline, SegmentationResult
+from ..visualization import heatmap, overlay, to_rgb
 
 
 def add_segment(commands: Any) -> None:

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .configuration_ccsam import CCSamConfig
-from .image_processing_ccsam import CCSamImageProcessor
-from .modeling_ccsam import CCSamModel
-from .processing_ccsam import CCSamProcessor
+from ..configuration_ccsam import CCSamConfig
+from ..image_processing_ccsam import CCSamImageProcessor
+from ..modeling_ccsam import CCSamModel
+from ..processing_ccsam import CCSamProcessor
 
 REPORT_NAME = "conversion_report.json"
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..visualization import color_of, contact_sheet, line_width, outline, to_rgb
-from .cases import Case
+from ...visualization import color_of, contact_sheet, line_width, outline, to_rgb
+from ..cases import Case
 
 SEVERITIES = ("error", "warning", "note")
 UNREADABLE = (ValueError, OSError)  # what reading an image or a mask raises

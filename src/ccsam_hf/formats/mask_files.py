@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import __version__
-from .descriptions import find_target
-from .measurements import check_spacing
-from .pipeline_ccsam import SegmentationResult
-from .visualization import color_of, to_rgb
+from .. import __version__
+from ..descriptions import find_target
+from ..measurements import check_spacing
+from ..pipeline_ccsam import SegmentationResult
+from ..visualization import color_of, to_rgb
 
 FORMATS = ("png", "nifti", "dicom-seg")
 LIBRARIES = {"nifti": "nibabel", "dicom-seg": "highdicom"}

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .data.build import Download, build, collect
-from .data.cases import SPLITS, Case
-from .data.readers import LAYOUTS
-from .data.splits import Splits, divide, divide_in_folds
-from .visualization import contact_sheet, overlay
+from ..data.build import Download, build, collect
+from ..data.cases import SPLITS, Case
+from ..data.readers import LAYOUTS
+from ..data.splits import Splits, divide, divide_in_folds
+from ..visualization import contact_sheet, overlay
 
 SOURCES_HELP = f"a data set as downloaded, such as busi=downloads/BUSI; layouts: {', '.join(LAYOUTS)}"
 
@@ -109,7 +109,7 @@ def run_build(arguments: argparse.Namespace) -> None:
 
 def run_audit(arguments: argparse.Namespace) -> None:
     """Audit data sets, print the table and write the report."""
-    from .data.audit import audit_cases, images_to_remove, write_report
+    from ..data.audit.auditing import audit_cases, images_to_remove, write_report
 
     splits, cases = placed_cases(arguments)
     report = audit_cases(cases, progress=sys.stderr.isatty())
@@ -148,9 +148,9 @@ def run_show(arguments: argparse.Namespace) -> None:
 
 def run_push(arguments: argparse.Namespace) -> None:
     """Upload a built data set, or say what would be uploaded."""
-    from .data.card import redistribution_warning
-    from .data.push import files_of, push_built
-    from .data.rows import check_complete
+    from ..data.card import redistribution_warning
+    from ..data.push import files_of, push_built
+    from ..data.rows import check_complete
 
     files = files_of(arguments.directory)
     warning = redistribution_warning(check_complete(arguments.directory)["counts"])
@@ -173,7 +173,7 @@ def run_push(arguments: argparse.Namespace) -> None:
 
 def run_simulate(arguments: argparse.Namespace) -> None:
     """Write simulated cases."""
-    from .data.simulator import write_folder
+    from ..data.simulator.scenes import write_folder
 
     targets = {} if arguments.target is None else {"targets": arguments.target}
     write_folder(arguments.output, count=arguments.count, seed=arguments.seed, **targets)

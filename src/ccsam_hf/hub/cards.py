@@ -21,12 +21,12 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from yaml import YAMLError
 
-from .data.card import card_template, one_line
-from .data.sources import SOURCES
-from .evaluation.record import read_record
-from .evaluation.tables import NOTHING, with_interval
-from .grounding import SETTINGS_KEY
-from .pipeline_ccsam import GROUNDER_FOLDER
+from ..data.card import card_template, one_line
+from ..data.sources import SOURCES
+from ..evaluation.record import read_record
+from ..evaluation.tables import NOTHING, with_interval
+from ..grounding import SETTINGS_KEY
+from ..pipeline_ccsam import GROUNDER_FOLDER
 
 TAGS = ("ultrasound", "medical-imaging", "image-segmentation", "segment-anything", "ccsam")
 GROUNDER_TAGS = ("ultrasound", "medical-imaging", "grounding-dino", "ccsam")

@@ -22,11 +22,11 @@ from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .grounding import TextGrounder
-from .hub_commit import commit_files, readable_errors
-from .modeling_ccsam import CCSamModel
-from .pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline
-from .processing_ccsam import CCSamProcessor
+from ..grounding import TextGrounder
+from ..modeling_ccsam import CCSamModel
+from ..pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline
+from ..processing_ccsam import CCSamProcessor
+from .commit import commit_files, readable_errors
 
 CARD = "README.md"
 CONFIG = "config.json"
@@ -77,7 +77,7 @@ def repository_files(model: str | Path, repo_id: str | None = None) -> Repositor
         ValueError: not a complete CC-SAM or Grounding DINO checkpoint, pickled files, or a card that
             `model_card.check_card` refuses.
     """
-    from .model_card import check_card, checkpoint_card, grounder_card
+    from .cards import check_card, checkpoint_card, grounder_card
 
     folder = Path(model)
     if not folder.is_dir():
@@ -198,7 +198,7 @@ def weight_files(folder: Path) -> dict[str, Path | bytes]:
 
 def example() -> dict[str, bytes]:
     """An image, its mask and where both come from: simulated, for trying the checkpoint out."""
-    folder = files(__package__) / "assets" / "example"
+    folder = files("ccsam_hf") / "assets" / "example"
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 

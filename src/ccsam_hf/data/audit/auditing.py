@@ -30,7 +30,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
-from .cases import SPLITS, Case, MaskFiles
+from ..cases import SPLITS, Case, MaskFiles
 from .findings import SEVERITIES, AuditReport, Finding, ImageKey, images_to_remove, write_report
 from .fingerprints import Match, find_matches, needed_score
 from .looks import Look, dice_of, look_at

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..cases import Case, ImageFile, MaskFiles, decode, mask_of
 from .burnt_in import colored_pixels, stroke_pixels
-from .cases import Case, ImageFile, MaskFiles, decode, mask_of
 from .findings import UNREADABLE, Finding, ImageKey
 from .fingerprints import Fingerprint, fingerprint
 

@@ -24,9 +24,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .grounding import phrase_delimiter_ids
+from ..grounding import phrase_delimiter_ids
 from .original_grounding_dino import UNUSED_IN_CHECKPOINTS, WORD_EMBEDDINGS
-from .weight_conversion import (
+from .weights import (
     ConversionReport,
     NamingStyle,
     Problems,

@@ -1,0 +1,1 @@
+"""Published weights converted to the folders that `from_pretrained` loads."""

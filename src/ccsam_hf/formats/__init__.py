@@ -1,0 +1,1 @@
+"""Masks and annotations written to files that other tools read."""

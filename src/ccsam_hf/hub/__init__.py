@@ -1,0 +1,1 @@
+"""Checkpoints and their cards, pushed to the Hub in one commit."""
