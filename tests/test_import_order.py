@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "visualization": ("geometry",),
     "grounding": ("configuration_ccsam", "descriptions", "image_processing_ccsam"),
     "pipeline_ccsam": ("modeling_ccsam", "processing_ccsam", "grounding", "measurements", "image_files"),
-    "__init__": ("pipeline_ccsam",),
+    "auto_classes": ("pipeline_ccsam",),  # only inside functions: importing it must load no library
+    "__init__": ("auto_classes",),
     "conversion": ("modeling_ccsam", "processing_ccsam", "grounding"),
     "formats": ("__init__", "visualization"),
     "data": ("geometry", "hub.commit", "image_files", "descriptions", "processing_ccsam", "visualization"),

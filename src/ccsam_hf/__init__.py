@@ -1,40 +1,56 @@
 """CC-SAM for ultrasound: promptable segmentation in the Hugging Face way.
 
 ```python
-from ccsam_hf import TINY, CCSamPipeline
+from ccsam_hf import DEFAULT, CCSamPipeline
 
-pipe = CCSamPipeline.from_pretrained(TINY)
+pipe = CCSamPipeline.from_pretrained(DEFAULT)
 results = pipe("case.png", text="breast lesion")
 results = pipe("case.png", boxes=[[93, 68, 216, 164]])
 ```
+
+Importing the package loads neither torch nor transformers: each public name is loaded when it is first used.
 """
 
-from importlib.resources import files
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+from .auto_classes import watch
 
-from .configuration_ccsam import CCSamConfig
-from .grounding import GroundingResult, TextGrounder
-from .image_processing_ccsam import CCSamImageProcessor
-from .modeling_ccsam import CCSamModel, CCSamOutput
-from .pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline, EncodedImage, SegmentationResult
-from .processing_ccsam import CCSamProcessor
-
-TINY: str = str(files(__package__) / "assets" / "ccsam-tiny")
-"""Folder of the bundled checkpoint, trained on simulated images only: `CCSamModel.from_pretrained(ccsam_hf.TINY)`."""
-
-TINY_GROUNDER: str = str(files(__package__) / "assets" / "ccsam-tiny" / GROUNDER_FOLDER)
-"""Folder of the bundled text grounder, trained on simulated images only; `CCSamPipeline` finds it beside `TINY`."""
-
-AutoConfig.register("ccsam", CCSamConfig)
-AutoModel.register(CCSamConfig, CCSamModel)
-AutoImageProcessor.register(CCSamConfig, image_processor_classes={"torchvision": CCSamImageProcessor})
-AutoProcessor.register(CCSamConfig, CCSamProcessor)
-PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=CCSamPipeline, pt_model=AutoModel, type="image")
+if TYPE_CHECKING:
+    from .configuration_ccsam import CCSamConfig
+    from .grounding import GroundingResult, TextGrounder
+    from .image_processing_ccsam import CCSamImageProcessor
+    from .modeling_ccsam import CCSamModel, CCSamOutput
+    from .pipeline_ccsam import CCSamPipeline, EncodedImage, SegmentationResult
+    from .processing_ccsam import CCSamProcessor
 
 __version__ = "0.1.0"
+
+TINY: str = str(Path(__file__).parent / "assets" / "ccsam-tiny")
+"""Folder of the bundled checkpoint, trained on simulated images only: `CCSamModel.from_pretrained(ccsam_hf.TINY)`."""
+
+TINY_GROUNDER: str = str(Path(TINY) / "grounder")
+"""Folder of the bundled text grounder, trained on simulated images only; `CCSamPipeline` finds it beside `TINY`."""
+
+DEFAULT: str = TINY
+"""Folder of the bundled checkpoint that the command line and the demo use when none is named."""
+
+HOME = {
+    "CCSamConfig": "configuration_ccsam",
+    "CCSamImageProcessor": "image_processing_ccsam",
+    "CCSamModel": "modeling_ccsam",
+    "CCSamOutput": "modeling_ccsam",
+    "CCSamPipeline": "pipeline_ccsam",
+    "CCSamProcessor": "processing_ccsam",
+    "EncodedImage": "pipeline_ccsam",
+    "GroundingResult": "grounding",
+    "SegmentationResult": "pipeline_ccsam",
+    "TextGrounder": "grounding",
+}  # the file of each public name that is loaded on first use
+
 __all__ = [
+    "DEFAULT",
     "TINY",
     "TINY_GROUNDER",
     "CCSamConfig",
@@ -48,3 +64,18 @@ __all__ = [
     "SegmentationResult",
     "TextGrounder",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+watch()
