@@ -77,3 +77,19 @@ def breast_ultrasound() -> Path:
     if named:
         raise FileNotFoundError(f"{REAL_CASES_VARIABLE}={named} holds no folder BUSI; correct it or unset it")
     pytest.skip(f"real cases are not in this repository: set {REAL_CASES_VARIABLE} to the folder that holds BUSI/")
+
+
+@pytest.fixture(scope="session")
+def real_ultrasound() -> Path:
+    """Folder of real data sets (`BUSI/`, `CAMUS/`, `HC18/`, `CCA/`, `DDTI/`, `NERVE/`), not part of the repository.
+
+    It is looked for beside the repository, in `../shared/real-ultrasound`, or where CCSAM_REAL_ULTRASOUND says; a
+    variable that points to nothing is an error, an unset one with no folder skips the test.
+    """
+    named = os.environ.get("CCSAM_REAL_ULTRASOUND")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "real-ultrasound"
+    if (folder / "HC18").is_dir():
+        return folder
+    if named:
+        raise FileNotFoundError(f"CCSAM_REAL_ULTRASOUND={named} holds no folder HC18; correct it or unset it")
+    pytest.skip("real data sets are not in this repository: set CCSAM_REAL_ULTRASOUND to the folder that holds HC18/")

@@ -394,10 +394,31 @@ def test_an_annotation_that_breaks_off_keeps_its_whole_outlines(tmp_path):
     write_annotations(tmp_path / "1.xml", {1: text[:-15]})
     cases, notes = read(ddti, tmp_path)
     assert_read_back(cases, truths)
-    assert "1.xml: an annotation breaks off; the 1 outline(s) before that are whole and used" in notes[0]
-    write_annotations(tmp_path / "1.xml", {1: text[:40]})
-    with pytest.raises(ValueError, match=r"1\.xml has a mark whose outlines cannot be read"):
-        read(ddti, tmp_path)
+    assert (
+        "annotations of 1 file(s) break off (1.xml): what is whole" in notes[0] and "0 outline(s) are lost" in notes[0]
+    )
+
+
+def test_all_annotations_that_break_off_are_named_in_one_note(tmp_path):
+    truths = write_ddti_published(tmp_path)
+    one = outlines_text(scene("thyroid nodule", 1).mask)
+    write_annotations(tmp_path / "1.xml", {1: one[:-1] + "," + one[1 : len(one) // 2]})  # in the second outline
+    for patient in ("2", "3"):  # in the only outline
+        write_image(tmp_path / f"{patient}_1.jpg", scene("thyroid nodule", 1).image)
+        write_annotations(tmp_path / f"{patient}.xml", {1: one[:40]})
+    cases, notes = read(ddti, tmp_path)
+    assert_read_back(cases, truths)
+    assert "annotations of 1 file(s) break off (1.xml)" in notes[0] and "1 outline(s) are lost" in notes[0]
+    assert "outlines of 2 patient(s) or image(s) cannot be read, they are left out (2_1: " in notes[1]
+    assert "; 3_1: " in notes[1] and not any("2_1" in note for note in notes[2:])
+
+
+def test_another_mark_of_an_image_whose_outlines_can_be_read_is_used(tmp_path):
+    write_ddti_published(tmp_path)
+    path = tmp_path / "1.xml"
+    path.write_text(path.read_text().replace("<mark>", "<mark><image>1</image><svg>[5]</svg></mark><mark>", 1))
+    cases, notes = read(ddti, tmp_path)
+    assert "1_1" in {case.name for case in cases} and not any("left out" in note for note in notes)
 
 
 def test_outlines_that_enclose_nothing_are_noted(tmp_path):
@@ -406,7 +427,7 @@ def test_outlines_that_enclose_nothing_are_noted(tmp_path):
     whole = json.loads(outlines_text(scene("thyroid nodule", 1).mask))
     write_annotations(tmp_path / "1.xml", {1: json.dumps([dot, *whole])})
     cases, notes = read(ddti, tmp_path)
-    assert "1 outline(s) of fewer than 3 points are left out" in notes[0]
+    assert "1 outline(s) of fewer than 3 points are left out (1.xml)" in notes[0]
     assert cases[-1].mask.any() and not cases[-1].mask[1, 1]
 
 
@@ -417,10 +438,6 @@ def test_annotations_and_images_that_do_not_meet_are_refused(tmp_path):
         read(ddti, tmp_path)
     write_image(tmp_path / "7_1.jpg", scene("thyroid nodule", 1).image)
     with pytest.raises(ValueError, match=r"7_1\.jpg belongs to no <n>\.xml"):
-        read(ddti, tmp_path)
-    (tmp_path / "7_1.jpg").unlink()
-    (tmp_path / "1.xml").write_text("<case><mark>")
-    with pytest.raises(ValueError, match=r"1\.xml cannot be read as XML"):
         read(ddti, tmp_path)
 
 
@@ -434,10 +451,21 @@ def test_annotations_and_images_that_do_not_meet_are_refused(tmp_path):
         "no outline",
     ],
 )
-def test_outlines_of_another_form_are_refused(tmp_path, text):
+def test_an_image_with_outlines_of_another_form_is_left_out_and_named(tmp_path, text):
     write_ddti_published(tmp_path)
     write_annotations(tmp_path / "1.xml", {1: text})
-    with pytest.raises(ValueError, match=r"1\.xml has a mark whose outlines cannot be read"):
+    cases, notes = read(ddti, tmp_path)
+    assert {case.name for case in cases} == {"12_1", "12_2"}
+    assert "outlines of 1 patient(s) or image(s) cannot be read, they are left out (1_1: outlines" in notes[0]
+
+
+def test_a_file_that_is_no_xml_is_named_and_an_error_where_nothing_else_is_left(tmp_path):
+    write_ddti_published(tmp_path)
+    (tmp_path / "1.xml").write_text("<case><mark>")
+    cases, notes = read(ddti, tmp_path)
+    assert {case.name for case in cases} == {"12_1", "12_2"} and "left out (1: cannot be read as XML" in notes[0]
+    (tmp_path / "12.xml").write_text("<case><mark>")
+    with pytest.raises(ValueError, match="holds no case: no outline can be read, for instance of 1: cannot be read"):
         read(ddti, tmp_path)
 
 
@@ -447,7 +475,8 @@ def test_xml_that_declares_entities_is_refused(tmp_path, encoding):
     write_ddti_published(tmp_path)
     (tmp_path / "1.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{bomb}'.encode(encoding))
     with pytest.raises(ValueError, match=r"1\.xml declares a document type"):
-        read(ddti, tmp_path)
+        parse_xml((tmp_path / "1.xml").read_bytes(), tmp_path / "1.xml")
+    assert "left out (1: declares a document type" in read(ddti, tmp_path)[1][0]
     assert parse_xml(b"<case>&amp;</case>", tmp_path).text == "&"  # the five of XML itself need no declaration
 
 

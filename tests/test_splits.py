@@ -17,7 +17,7 @@ def case(name: str, dataset: str = "BUSI", **fields) -> Case:
         ImageFile(Path(f"{name}.png")),
         MaskFiles((Path(f"{name}_mask.png"),)),
         dataset=dataset,
-        **fields,
+        **{"release": dataset} | fields,
     )
 
 
@@ -73,6 +73,19 @@ def test_camus_is_divided_by_patient_and_keeps_the_test_patients_of_the_release(
     assert not patients["train"] & patients["validation"]
     assert patients["test"] == {f"{i:04d}" for i in range(30, 34)}
     assert len(lists["train"]) == 54  # each image once, though three objects share it
+
+
+@pytest.mark.parametrize("dataset", [*GROUPS["unseen"], "TN3K", "CAMUS"])
+def test_ones_own_data_of_a_known_name_are_divided_like_any_other(dataset):
+    own = divide(cases(20, dataset, release=None))
+    assert sizes(own, dataset) == {"train": 14, "validation": 2, "test": 4}
+    assert own.lists == divide(cases(20, dataset, release="another release")).lists
+
+
+def test_own_data_and_a_release_of_one_name_are_refused():
+    mixed = [case("a", "DDTI"), case("b", "DDTI", release=None)]
+    with pytest.raises(ValueError, match="'DDTI' holds cases of DDTI, None .*give one's own folder another name"):
+        divide(mixed)
 
 
 @pytest.mark.parametrize("dataset", GROUPS["unseen"])

@@ -45,6 +45,8 @@ class Case:
         patient_id: identifies the patient within the data set where the release tells, else None.
         spacing_mm: millimetres (between rows, between columns) where known, else None.
         category: folder or finding under which the release files the image, for instance "malignant", else None.
+        release: the published data set, by its name in `sources.SOURCES`, where the reader knows the image to be from
+            it; None for one's own data, whatever their folder is called.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Case:
     patient_id: str | None = None
     spacing_mm: tuple[float, float] | None = None
     category: str | None = None
+    release: str | None = None
 
     @property
     def image(self) -> np.ndarray:

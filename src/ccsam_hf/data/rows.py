@@ -7,6 +7,7 @@
 | name | of the image within its data set |
 | target, class_id | what the object is, and its value in the data set's labels |
 | dataset, split | |
+| release | the published data set where the reader knows it, else null |
 | patient_id, category | null where the release does not tell |
 | height, width | pixels |
 | mm_per_row, mm_per_column | null where unknown |
@@ -92,7 +93,9 @@ def cases_of(path: Path) -> list[Case]:
     """The rows of a Parquet file as cases, in their order."""
     from pyarrow import parquet
 
-    table = parquet.read_table(path, columns=[*PLAIN_COLUMNS, *SIZE_COLUMNS], partitioning=None)
+    columns = [*PLAIN_COLUMNS, *SIZE_COLUMNS]
+    has_release = "release" in parquet.read_schema(path).names  # older data sets have none
+    table = parquet.read_table(path, columns=columns + ["release"] * has_release, partitioning=None)
     cases = []
     for row, values in enumerate(table.to_pylist()):
         height, width, *spacing = (values[column] for column in SIZE_COLUMNS)
@@ -101,6 +104,7 @@ def cases_of(path: Path) -> list[Case]:
                 image_source=Cell(path, row, "image", (height, width)),
                 mask_source=Cell(path, row, "mask", (height, width)),
                 spacing_mm=None if None in spacing else tuple(spacing),
+                release=values.get("release"),
                 **{column: values[column] for column in PLAIN_COLUMNS},
             )
         )
@@ -124,6 +128,7 @@ def rows_of(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
             "target": case.target,
             "class_id": case.class_id,
             "dataset": case.dataset,
+            "release": case.release,
             "split": case.split,
             "patient_id": case.patient_id,
             "category": case.category,
@@ -154,6 +159,7 @@ def features():
             "target": text,
             "class_id": whole,
             "dataset": text,
+            "release": text,
             "split": text,
             "patient_id": text,
             "category": text,

@@ -9,7 +9,9 @@ test patients of CAMUS); the rest is drawn from a seed by a rule of its data set
 | BUSI | 7:1:2 at random, equal shares of benign, malignant and normal |
 | CAMUS | the release's test patients; a tenth of the others validates |
 | DDTI, UDIAT, HMC-QU | unseen: all of it tests |
-| any other | 7:1:2 at random |
+| any other, and one's own data of any name | 7:1:2 at random |
+
+Which data set it is, its reader says (`Case.release`): one's own folder called DDTI is divided 7:1:2.
 
 Images that are drawn stay together by patient wherever patients are known, and so do all objects of one image. A draw
 depends on the seed and on the names alone, and not on the order or on the version of a library.
@@ -32,7 +34,7 @@ GROUPS = {"seen": SEEN, "unseen": UNSEEN}  # as SAMUS and the paper name them
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 SHARES_WITHOUT_TEST = {"train": 0.9, "validation": 0.1}
-SHARES_OF_DATASET = {
+SHARES_OF_RELEASE = {
     "TN3K": SHARES_WITHOUT_TEST,
     "TG3K": SHARES_WITHOUT_TEST,
     "CAMUS": SHARES_WITHOUT_TEST,
@@ -153,8 +155,9 @@ def divide(cases: Sequence[Case], seed: int = 0) -> Splits:
         fixed, open_units = units_of(own)
         for name, split in fixed.items():
             of_dataset[split].append(name)
-        shares = SHARES_OF_DATASET.get(dataset, SHARES)
-        if dataset == "CAMUS" and not any(split == "test" for split in fixed.values()):
+        release = release_of(own)
+        shares = SHARES_OF_RELEASE.get(release, SHARES)
+        if release == "CAMUS" and not any(split == "test" for split in fixed.values()):
             shares = SHARES
         units = in_strata(open_units, seed, dataset)
         for unit, split in zip(units, in_shares(len(units), shares), strict=True):
@@ -193,6 +196,21 @@ def divide_in_folds(cases: Sequence[Case], num_folds: int, fold: int, seed: int 
         for names in of_dataset.values():
             names.sort()
     return Splits(f"fold {fold} of {num_folds} tests, the next validates", seed, lists)
+
+
+def release_of(cases: Sequence[Case]) -> str | None:
+    """The release that all cases of one data set are from; None for one's own data.
+
+    Raises:
+        ValueError: some are from a release and others are not, or from another one.
+    """
+    releases = {case.release for case in cases}
+    if len(releases) > 1:
+        raise ValueError(
+            f"{cases[0].dataset!r} holds cases of {', '.join(sorted(map(str, releases)))} (None: one's own data); "
+            "expected one source for a data set: give one's own folder another name"
+        )
+    return releases.pop()
 
 
 def empty_lists() -> dict[str, list[str]]:

@@ -85,6 +85,7 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
                 image_source=ImageFile(path),
                 mask_source=mask_source(path, mask_paths[name], notes),
                 dataset="BUSI",
+                release="BUSI",
                 category=folder.name,
             )
             for name, path in image_paths.items()

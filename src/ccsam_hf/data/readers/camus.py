@@ -11,6 +11,8 @@ The older one is in mhd. Its test patients have no masks and are left out with a
 
     <training|testing>/patient0001/patient0001_<2CH|4CH>_<ED|ES>.mhd, ..._<ED|ES>_gt.mhd, each with its .raw
 
+Copies as image files, with `images/` and `labels/`, are read by `camus_images`.
+
 The directory is the one with these folders or the one with the patients. "camus" reads the frames ED and ES,
 "camus-sequence" the half sequences, of which the older form has no masks. A mask holds 1 left ventricle, 2 myocardium,
 3 left atrium: three cases an image. Names are those of the US30K archive, "0001_2CH_ED"; the frames of a loop are
@@ -34,8 +36,9 @@ from typing import Any
 import numpy as np
 
 from ..cases import Case, check_pairs
+from . import camus_images
+from .camus_images import CLASSES
 
-CLASSES = {1: "left ventricle", 2: "myocardium", 3: "left atrium"}
 FRAMES = ("ED", "ES")
 LOOP = ("half_sequence",)
 FILE_NAME = re.compile(
@@ -119,6 +122,8 @@ class VolumeHeader:
 
 def read(directory: Path, notes: list[str]) -> list[Case]:
     """The cases at end diastole and end systole: see `ccsam_hf.data.readers`."""
+    if camus_images.is_form_of(directory):
+        return camus_images.read(directory, notes)
     return list_volumes(directory, notes, FRAMES)
 
 
@@ -172,7 +177,7 @@ def list_patients(directory: Path, notes: list[str]) -> list[tuple[Path, str, st
         if not folders:
             raise FileNotFoundError(
                 f"{root} has no folder patient<n>; layout 'camus' needs it here or in database_nifti/, training/ or "
-                "testing/"
+                "testing/, or images/ and labels/"
             )
         part = root.resolve().name
         prefix, split = ("test", "test") if part == "testing" else ("", None)
@@ -243,6 +248,7 @@ def cases_of(image_path: Path, mask_path: Path, number: str, split: str | None) 
             image_source=VolumeFrame(image_path, frame),
             mask_source=VolumeFrame(mask_path, frame, class_id),
             dataset="CAMUS",
+            release="CAMUS",
             class_id=class_id,
             split=split,
             patient_id=number,

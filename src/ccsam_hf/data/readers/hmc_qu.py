@@ -34,7 +34,7 @@ from .pairs import binary_mask, list_pairs, patient_of
 TABLES = ("A4C.xlsx", "HMC_QU.xlsx")
 LOOP_COLUMN, FIRST_COLUMN, LAST_COLUMN, NUM_COLUMNS = 0, 7, 8, 9  # A, H, I and their number
 UNREADABLE_MATRIX = (OSError, ValueError, TypeError, LookupError, NotImplementedError, MatReadError)
-FIELDS = {"target": "myocardium", "dataset": "HMC-QU"}
+FIELDS = {"target": "myocardium", "dataset": "HMC-QU", "release": "HMC-QU"}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
             image_source=ImageFile(image),
             mask_source=binary_mask(mask),
             dataset="TG3K",
+            release="TG3K",
             split=splits.get(name),
         )
         for name, (image, mask) in pairs.items()

@@ -39,6 +39,7 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
             image_source=ImageFile(image),
             mask_source=binary_mask(mask),
             dataset="TN3K",
+            release="TN3K",
             split=splits[part].get(name),
         )
         for part, files in pairs.items()

@@ -23,6 +23,7 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
             image_source=ImageFile(image),
             mask_source=binary_mask(mask),
             dataset="UDIAT",
+            release="UDIAT",
         )
         for name, (image, mask) in list_pairs(root / "original", root / "GT").items()
     ]

@@ -92,6 +92,7 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
             image_source=ImageFile(found.image),
             mask_source=mask_source(found, class_id),
             dataset=dataset,
+            release=dataset,
             class_id=class_id,
             split=splits.get((dataset, name)),
             patient_id=patient_of(name) if dataset in DATASETS_OF_PATIENTS else None,
