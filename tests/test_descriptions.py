@@ -21,6 +21,7 @@ from ccsam_hf.descriptions import (
     describe,
     find_target,
     mention_spans,
+    nearest_targets,
     to_phrase,
 )
 
@@ -381,3 +382,26 @@ def test_a_target_that_is_no_phrase_reaches_no_endpoint(endpoint, writer):
     with pytest.raises(ValueError, match="give several targets as a list"):
         writer("kidney. liver")
     assert not endpoint.requests
+
+
+US30K = ["breast lesion", "thyroid nodule", "thyroid gland", "left ventricle", "myocardium", "left atrium"]
+
+
+@pytest.mark.parametrize(
+    ("text", "nearest"),
+    [
+        ("left ventricel", ["left ventricle", "myocardium"]),  # a slip, also near "left ventricle wall"
+        ("right ventricle", ["left ventricle", "left atrium", "myocardium"]),  # of one organ
+        ("cyst in the breast", ["breast lesion"]),
+        ("thyroid cyst", ["thyroid gland", "thyroid nodule"]),
+        ("fetal head", []),
+        ("Schilddrüse", []),
+    ],
+)
+def test_what_a_text_may_have_meant_is_found_by_letters_words_and_organ(text, nearest):
+    assert nearest_targets(text, US30K) == nearest
+    assert nearest_targets(text, US30K, count=1) == nearest[:1]
+
+
+def test_a_name_outside_the_registry_can_be_near_too():
+    assert nearest_targets("tendons", ["tendon", "kidney"]) == ["tendon"]

@@ -1,5 +1,6 @@
 """Texts become the boxes that the detector's raw output holds for them; other texts and other BERTs change nothing."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -8,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import BertForMaskedLM, BertModel, RobertaConfig
 from transformers.models.grounding_dino.modeling_grounding_dino import SPECIAL_TOKENS
 
 from ccsam_hf.descriptions import PAPER_TEMPLATE
-from ccsam_hf.grounding import GrounderSettings, TextGrounder, phrase_delimiter_ids
+from ccsam_hf.grounding import GrounderSettings, TextGrounder
+from ccsam_hf.grounding_texts import encode_captions, make_caption, phrase_delimiter_ids
 from ccsam_hf.training.grounding_loss import grounding_loss
 from small_grounder import WORDS, save_bert, small_grounder, small_tokenizer
 
@@ -76,22 +77,23 @@ def assert_same_finds(first: list, second: list) -> None:
 @pytest.mark.parametrize("flipped", [False, True])
 def test_boxes_and_scores_are_those_of_the_raw_output(grounder, image, flipped):
     image = image[:, ::-1].copy() if flipped else image
-    text = "thyroid nodule. left ventricle."  # [CLS] thyroid nodule . left ventricle . [SEP]
-    for every, best, tokens in zip(
+    reaches_beyond = False
+    for every, best, phrase in zip(
         grounder(image, PHRASES, **EVERY_BOX),
         grounder(image, PHRASES, box_threshold=0.0),
-        [[1, 2], [4, 5]],
+        PHRASES,
         strict=True,
     ):
-        boxes, scores = by_hand(grounder, image, text, tokens)
+        boxes, scores = by_hand(grounder, image, f"{phrase}.", [1, 2])  # [CLS] thyroid nodule . [SEP]
         np.testing.assert_allclose(every.boxes, boxes, rtol=0, atol=1e-3)
         np.testing.assert_allclose(every.scores, scores, rtol=1e-4)
-        assert (boxes == 0).any() or (boxes[:, 2] == 80).any()  # a box reaches beyond the image
+        reaches_beyond |= (boxes == 0).any() or (boxes[:, 2] == 80).any()
 
         assert best.boxes.shape == (1, 4) and best.scores.shape == (1,)
         assert best.boxes.dtype == best.scores.dtype == torch.float32
         assert torch.equal(best.boxes[0], every.boxes[0]) and torch.equal(best.best_box, every.boxes[0])
         assert best.best_score == best.scores[0] == every.scores[0] and best.reason is None
+    assert reaches_beyond
 
 
 def test_all_mentions_in_a_description_count(grounder, image):
@@ -154,7 +156,8 @@ def test_overlapping_boxes_of_a_text_are_removed_and_the_better_one_stays(ground
         ]
     )
     scores = torch.tensor([[0.6, 0.9, 0.5, 0.4], [0.7, 0.1, 0.2, 0.9]])
-    monkeypatch.setattr(grounder, "detect", lambda inputs, caption: (boxes, scores))
+    answers = itertools.cycle([(boxes, scores[0]), (boxes, scores[1])])
+    monkeypatch.setattr("ccsam_hf.grounding.detect", lambda *_: next(answers))
     corners = [[0, 12, 40, 36], [2, 12, 38, 36], [10, 12, 30, 36], [56, 12, 72, 36]]
 
     def kept(**settings) -> list[list[int]]:
@@ -175,15 +178,32 @@ def test_overlapping_boxes_of_a_text_are_removed_and_the_better_one_stays(ground
 # Texts and forwards
 
 
-def test_phrases_share_one_forward_and_results_keep_their_order(grounder, image):
+def test_each_phrase_has_a_forward_of_its_own_and_results_keep_their_order(grounder, image):
     forwards = count_forwards(grounder)
     asked = ["Left ventricle", "the thyroid nodule", "breast lesion."]
     results = grounder(image, asked)
-    assert forwards == ["left ventricle. thyroid nodule. breast lesion."]
+    assert forwards == ["left ventricle.", "thyroid nodule.", "breast lesion."]
     assert [each.text for each in results] == asked
     assert [each.phrase for each in results] == ["left ventricle", "thyroid nodule", "breast lesion"]
     assert [each.description for each in results] == [each.phrase for each in results]
     assert len({each.best_score for each in results}) == 3
+
+
+@pytest.mark.parametrize("form", ["phrase", "description"])
+def test_a_text_has_the_same_boxes_and_scores_alone_and_among_others(grounder, image, form):
+    alone = [grounder(image, text, form, **EVERY_BOX)[0] for text in FIVE]
+    assert_same_finds(grounder(image, FIVE, form, **EVERY_BOX), alone)
+    assert_same_finds(grounder(image, FIVE[::-1], form, **EVERY_BOX), alone[::-1])
+
+
+def test_the_image_is_encoded_once_for_all_texts_and_the_detector_stays_as_it_was(grounder, image):
+    calls = []
+    grounder.model.model.backbone.register_forward_hook(lambda module, *_: calls.append(module))
+    before = dict(grounder.model.named_modules())
+    grounder(image, FIVE)
+    assert len(calls) == 1
+    after = dict(grounder.model.named_modules())
+    assert before.keys() == after.keys() and all(after[name] is module for name, module in before.items())
 
 
 def test_each_description_has_a_forward_of_its_own(grounder, image):
@@ -195,50 +215,54 @@ def test_each_description_has_a_forward_of_its_own(grounder, image):
     assert_same_finds(results, [grounder(image, each, form="description", **EVERY_BOX)[0] for each in PHRASES])
 
 
-def test_phrases_that_do_not_fit_one_caption_are_split(grounder, image):
-    grounder.model.config.text_config.max_position_embeddings = 8  # [CLS], two phrases of two words and ".", [SEP]
-    assert grounder.max_tokens == 8
-    forwards = count_forwards(grounder)
-    results = grounder(image, FIVE, **EVERY_BOX)
-    assert forwards == ["thyroid nodule. left ventricle.", "breast lesion. left atrium.", "thyroid gland."]
-    assert [each.text for each in results] == FIVE
-    parts = [grounder(image, part, **EVERY_BOX) for part in (FIVE[:2], FIVE[2:4], FIVE[4:])]
-    assert_same_finds(results, sum(parts, []))
-
-
 def test_a_text_asked_twice_has_two_results(grounder, image):
     first, second = grounder(image, ["thyroid nodule", "thyroid nodules"], **EVERY_BOX)
     assert first.phrase == second.phrase and len(first.boxes) == len(second.boxes) == 8
-
-
-def text_features(grounder: TextGrounder, image: np.ndarray, *captions: list[str]) -> list[Tensor]:
-    """What the text encoder gives for each caption, (T, hidden_size)."""
-    features = []
-    backbone = grounder.model.model.text_backbone
-    handle = backbone.register_forward_hook(lambda _, inputs, output: features.append(output.last_hidden_state[0]))
-    for phrases in captions:
-        grounder(image, phrases)
-    handle.remove()
-    return features
-
-
-def test_the_text_encoder_reads_a_phrase_as_if_it_stood_alone(grounder, image):
-    captions = ["thyroid nodule"], ["thyroid nodule", "left ventricle"], ["left atrium", "thyroid nodule"]
-    alone, first, second = text_features(grounder, image, *captions)
-    expected = alone[1:4]  # thyroid nodule .
-    torch.testing.assert_close(first[1:4], expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(second[4:7], expected, rtol=0, atol=1e-5)
-
-    # transformers' own ids, those of bert-base-uncased, do not separate the phrases of another vocabulary
-    grounder.model.model.special_tokens = torch.tensor(SPECIAL_TOKENS)
-    _, first, second = text_features(grounder, image, *captions)
-    assert (first[1:4] - expected).abs().max() > 0.01 and (second[4:7] - expected).abs().max() > 0.01
 
 
 def test_synonyms_are_read_as_the_name_of_the_target(grounder, image):
     (short,), (long,) = grounder(image, "LV", **EVERY_BOX), grounder(image, "left ventricle", **EVERY_BOX)
     assert (short.text, short.phrase, short.description) == ("LV", "left ventricle", "left ventricle")
     assert_same_finds([short], [long])
+
+
+# Known targets
+
+
+@pytest.fixture
+def knowing(grounder) -> TextGrounder:
+    """A grounder that finds everything it is asked for, and learnt two targets."""
+    grounder.settings = GrounderSettings(box_threshold=0.0, known_targets=["left ventricle", "thyroid nodule"])
+    return grounder
+
+
+def test_a_text_that_the_grounder_never_learnt_is_not_found_and_the_reason_says_why(knowing, image):
+    ventricle, unknown, nodule = knowing(image, ["LV", "left atrium", "thyroid nodules"])
+    assert ventricle.reason is None and nodule.reason is None and len(ventricle.boxes) == len(nodule.boxes) == 1
+    assert len(unknown.boxes) == len(unknown.scores) == 0 and unknown.best_score > 0
+    assert unknown.reason == (
+        "'left atrium' is not a target that this grounder learnt; nearest: left ventricle; "
+        "it knows left ventricle, thyroid nodule"
+    )
+    (far,) = knowing(image, "gland")
+    assert far.reason == ("'gland' is not a target that this grounder learnt; it knows left ventricle, thyroid nodule")
+
+
+def test_a_fallback_for_an_unknown_target_says_that_it_is_unknown(knowing, image):
+    (best,) = knowing(image, "left atrium", fallback="best_box")
+    (whole,) = knowing(image, "left atrium", fallback="whole_image")
+    assert torch.equal(best.boxes, best.best_box[None]) and whole.boxes.tolist() == [[0, 0, 80, 48]]
+    for result, told in ((best, "this is the best box"), (whole, "this is the whole image")):
+        assert "is not a target that this grounder learnt" in result.reason and result.reason.endswith(told)
+
+
+def test_known_targets_are_saved_and_forgotten_with_another_text_encoder(knowing, tmp_path):
+    knowing.save_pretrained(tmp_path / "grounder")
+    loaded = TextGrounder.from_pretrained(tmp_path / "grounder")
+    assert loaded.settings.known_targets == ["left ventricle", "thyroid nodule"]
+    save_bert(tmp_path / "bert", MEDICAL_WORDS)
+    loaded.replace_text_encoder(tmp_path / "bert")
+    assert loaded.settings.known_targets is None
 
 
 # Images
@@ -329,12 +353,12 @@ def test_a_folder_without_a_grounder_is_refused(tmp_path):
 
 
 def train_one_step(grounder: TextGrounder, image: np.ndarray) -> None:
-    """One step of plain gradient descent on the two phrases, both in the image."""
-    (caption,) = grounder.make_captions(PHRASES)
-    tokens, (phrase_maps,) = grounder.encode_captions([caption])
+    """One step of plain gradient descent on a phrase whose object is in the image."""
+    caption = make_caption("thyroid nodule")
+    tokens, phrase_maps = encode_captions(grounder.processor.tokenizer, [caption], grounder.max_tokens)
     pixels = grounder.prepare_image(torch.from_numpy(np.stack([image] * 3)).float() / 255)
-    boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.7, 0.6, 0.3, 0.2]])
-    labels = [{"class_labels": torch.tensor([0, 1]), "boxes": boxes, "phrase_maps": phrase_maps}]
+    boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3]])
+    labels = [{"class_labels": torch.tensor([0]), "boxes": boxes, "phrase_maps": phrase_maps}]
     loss, _ = grounding_loss(grounder.model, grounder.model(**pixels, **tokens), tokens["attention_mask"], labels)
     loss.backward()
     torch.optim.SGD(grounder.model.parameters(), lr=0.01).step()
@@ -362,16 +386,13 @@ def test_another_bert_reads_with_its_own_vocabulary(grounder, image, tmp_path, h
     assert grounder.model.model.special_tokens.tolist() == [3, 2, 5, 7]
     assert (grounder.settings.text_encoder, grounder.settings.tuned_on) == ("bert", None)
 
-    captions = [PHRASES[0]], PHRASES
-    alone, together = text_features(grounder, image, *captions)
-    torch.testing.assert_close(together[1:4], alone[1:4], rtol=0, atol=1e-5)
     results = grounder(image, PHRASES, **EVERY_BOX)
     assert [each.text_encoder for each in results] == ["bert"] * 2
-    for result, tokens in zip(results, [[1, 2], [4, 5]], strict=True):
-        boxes, scores = by_hand(grounder, image, "thyroid nodule. left ventricle.", tokens)
+    for result in results:
+        boxes, scores = by_hand(grounder, image, f"{result.phrase}.", [1, 2])
         np.testing.assert_allclose(result.boxes, boxes, rtol=0, atol=1e-3)
         np.testing.assert_allclose(result.scores, scores, rtol=1e-4, atol=1e-7)
-    with pytest.raises(ValueError, match="tokenizer of bert knows"):
+    with pytest.raises(ValueError, match="tokenizer of the text encoder knows"):
         grounder(image, "atrium")  # a word of the vocabulary before
 
 
@@ -458,7 +479,7 @@ def test_a_tokenizer_without_character_offsets_is_refused():
             ValueError,
             r"separates phrases at '.' and '\?': give several targets as a",
         ),
-        ("甲状腺结节", ValueError, "text '甲状腺结节' has no word that the tokenizer of bert-base-uncased knows"),
+        ("甲状腺结节", ValueError, "text '甲状腺结节' has no word that the tokenizer of the text encoder knows"),
         (["left ventricle", "щитовидная"], ValueError, "text 'щитовидная' has no word that the tokenizer"),
         (
             "left " * 130 + "ventricle",

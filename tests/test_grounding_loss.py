@@ -1,10 +1,13 @@
 """The loss is transformers' where that is right; each image learns its own text, and the proposals learn too."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
 from ccsam_hf.grounding import TextGrounder
+from ccsam_hf.grounding_texts import tokens_in_spans
 from ccsam_hf.training.grounding_loss import CLASS_WEIGHT, decoder_predictions, grounding_loss
 from small_grounder import STOCK_DELIMITERS, small_grounder
 
@@ -28,7 +31,13 @@ def make_batch(
     grounder: TextGrounder, texts: list[list[str]], objects: list[list[int]]
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
     """Noise images with a text each, and boxes for objects given by the index of their phrase."""
-    tokens, phrase_maps = grounder.encode_captions([grounder.make_captions(phrases)[0] for phrases in texts])
+    captions = [". ".join(phrases) + "." for phrases in texts]
+    tokens = grounder.processor.tokenizer(captions, padding=True, return_offsets_mapping=True, return_tensors="pt")
+    offsets = tokens.pop("offset_mapping")
+    phrase_maps = [
+        torch.stack([tokens_in_spans(offsets[row], [re.search(phrase, captions[row]).span()]) for phrase in phrases])
+        for row, phrases in enumerate(texts)
+    ]
     labels = [
         {
             "class_labels": torch.tensor(classes, dtype=torch.long),

@@ -27,7 +27,10 @@ MAY_IMPORT = {
     "processing_ccsam": ("image_processing_ccsam",),
     "measurements": ("geometry",),
     "visualization": ("geometry",),
-    "grounding": ("configuration_ccsam", "descriptions", "image_processing_ccsam"),
+    "grounding_texts": ("descriptions",),
+    "grounding_boxes": (),
+    "grounding_loading": ("configuration_ccsam", "grounding_texts"),
+    "grounding": ("grounding_loading", "grounding_boxes", "image_processing_ccsam"),
     "pipeline_ccsam": ("modeling_ccsam", "processing_ccsam", "grounding", "measurements", "image_files"),
     "auto_classes": ("pipeline_ccsam",),  # only inside functions: importing it must load no library
     "__init__": ("auto_classes",),

@@ -50,7 +50,9 @@ from ccsam_hf.evaluation.grounding import (
     summarize_grounding,
 )
 from ccsam_hf.geometry import boxes_to_unit
-from ccsam_hf.grounding import GrounderSettings, name_of
+from ccsam_hf.grounding import GrounderSettings
+from ccsam_hf.grounding_loading import name_of
+from ccsam_hf.grounding_texts import encode_captions, make_caption
 from ccsam_hf.image_processing_ccsam import to_three_channels, to_unit_image
 from ccsam_hf.losses import binary_cross_entropy, dice_loss
 from ccsam_hf.training.files import log, write_folder
@@ -217,9 +219,8 @@ def build_scenes(run: GrounderRun) -> tuple[Dataset, Dataset]:
 class Questions:
     """Scenes -> a batch: one text for each image, drawn from what is in it and what is not.
 
-    A quarter of the texts ask for one present target and a tenth for one absent target alone; the others for several
-    of both in any order. The long form asks for one target; a batch has one form, as short texts would be padded to
-    the length of long ones.
+    Each image is asked for one target, two times in three for one that it shows. A batch has one form of text, as
+    short texts would be padded to the length of long ones.
     """
 
     grounder: TextGrounder
@@ -227,41 +228,29 @@ class Questions:
 
     def __call__(self, scenes: list[tuple[Scene, int]]) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         """Model inputs and `labels` for `grounding_loss`."""
-        captions, labels, images = [], [], []
+        captions, boxes, images = [], [], []
         first_seed = scenes[0][1]
         is_long = np.random.default_rng([first_seed, 3]).random() < self.description_share
-        form = "description" if is_long else "phrase"
         for scene, seed in scenes:
-            rng = np.random.default_rng([seed, 2])
-            asked = draw_targets(scene, form, rng)
-            (caption,) = self.grounder.make_captions(asked, form)
-            present = [index for index, target in enumerate(asked) if target in scene.boxes]
-            boxes = np.array([scene.boxes[asked[index]] for index in present], dtype=np.float32).reshape(-1, 4)
-            captions.append(caption)
-            labels.append(
-                {
-                    "class_labels": torch.tensor(present, dtype=torch.long),
-                    "boxes": boxes_to_unit(torch.from_numpy(boxes), scene.image.shape),
-                }
-            )
+            target = draw_target(scene, np.random.default_rng([seed, 2]))
+            captions.append(make_caption(target, "description" if is_long else "phrase"))
+            found = np.array([box for name, box in scene.boxes.items() if name == target], dtype=np.float32)
+            boxes.append(boxes_to_unit(torch.from_numpy(found.reshape(-1, 4)), scene.image.shape))
             images.append(to_three_channels(to_unit_image(scene.image), do_convert_grayscale=True))
         pixels = self.grounder.processor.image_processor(images, do_rescale=False, return_tensors="pt")
-        tokens, phrase_maps = self.grounder.encode_captions(captions)
-        for label, phrase_map in zip(labels, phrase_maps, strict=True):
-            label["phrase_maps"] = phrase_map
+        tokens, phrase_maps = encode_captions(self.grounder.processor.tokenizer, captions, self.grounder.max_tokens)
+        labels = [
+            {"class_labels": torch.zeros(len(each), dtype=torch.long), "boxes": each, "phrase_maps": phrase_map[None]}
+            for each, phrase_map in zip(boxes, phrase_maps, strict=True)
+        ]
         return {**pixels, **tokens}, labels
 
 
-def draw_targets(scene: Scene, form: str, rng: np.random.Generator) -> list[str]:
-    """Which targets to ask for in one text: see `Questions`."""
-    present, absent, chance = list(scene.boxes), list(scene.absent), rng.random()
-    if absent and (not present or chance < 0.1):
-        return [str(rng.choice(absent))]
-    if form == "description" or not absent or chance < 0.35:
-        return [str(rng.choice(present))]
-    count = int(rng.integers(0, min(3, len(absent)) + 1))
-    asked = [target for target in present if rng.random() < 0.9] + list(rng.permutation(absent)[:count])
-    return [str(target) for target in rng.permutation(asked)] if asked else [str(rng.choice(present))]
+def draw_target(scene: Scene, rng: np.random.Generator) -> str:
+    """Which target to ask for: see `Questions`."""
+    present, absent = list(scene.boxes), list(scene.absent)
+    shown = present and (not absent or rng.random() < 2 / 3)
+    return str(rng.choice(present if shown else absent))
 
 
 # --- model -----------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ PAPER_TEMPLATE = (
 
 TRAILING_PUNCTUATION = " .,;:!?"
 REQUEST_TIMEOUT_S = 60.0
+NEAR = 0.7  # share of letters in common from which a spelling counts as meant
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,39 @@ def find_target(text: str) -> Target | None:
         TypeError: the text is not a string.
     """
     return _TARGET_OF_SPELLING.get(re.sub(r"^(the|an|a) ", "", _cleaned(text)))
+
+
+def nearest_targets(text: str, names: Sequence[str], count: int = 3) -> list[str]:
+    """Which of some targets a text may have meant.
+
+    A target is as near as the nearest of its spellings, name and synonyms: by the letters they share in order
+    (`difflib`), or by the words; or it lies in the organ that the text names, or in that of the target that it names.
+
+    Args:
+        text: what was asked.
+        names: targets to choose from, registered or not.
+        count: how many at most.
+
+    Returns:
+        Names, the nearest first; none where nothing is near.
+    """
+    asked, named = _cleaned(text), find_target(text)
+
+    def nearness(name: str) -> float:
+        target = TARGETS.get(name)
+        spellings = (name, *(target.synonyms if target else ()))
+        by_letters = max(SequenceMatcher(None, asked, spelling).ratio() for spelling in spellings)
+        words = set(asked.split())
+        by_words = max(
+            len(words & set(spelling.split())) / len(words | set(spelling.split())) for spelling in spellings
+        )
+        in_organ = target is not None and (
+            target.organ in words or (named is not None and named.organ == target.organ)
+        )
+        return max(by_letters, 1.5 * by_words, NEAR if in_organ else 0.0)
+
+    near = sorted((-nearness(name), name) for name in names)
+    return [name for distance, name in near if -distance >= NEAR][:count]
 
 
 def to_phrase(text: str) -> str:
@@ -460,5 +495,6 @@ __all__ = [
     "describe",
     "find_target",
     "mention_spans",
+    "nearest_targets",
     "to_phrase",
 ]

@@ -6,8 +6,7 @@ Letters: B captions, Q queries, T tokens of a caption, P phrases of a caption, n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,26 +14,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.ops import nms
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BertModel,
-    GroundingDinoForObjectDetection,
-    GroundingDinoProcessor,
-)
-from transformers.utils import logging
+from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
-from .configuration_ccsam import HUB_ARGUMENTS
-from .descriptions import FORMS, describe, mention_spans, to_phrase
+from .descriptions import FORMS, nearest_targets, to_phrase
 from .geometry import boxes_from_unit
+from .grounding_boxes import FALLBACKS, detect, select_boxes, settle, share_image
+from .grounding_loading import exchange_text_encoder, load_detector, name_of
+from .grounding_texts import encode_captions, make_caption, phrase_delimiter_ids, separate_phrases
 from .image_processing_ccsam import as_list, to_three_channels, to_unit_image
 
-logger = logging.get_logger(__name__)
-
-FALLBACKS = ("none", "best_box", "whole_image")
 SETTINGS_KEY = "grounder"  # of the model's config.json
-PADDED_ROWS = 128  # an embedding table may be padded to a multiple of this beyond its vocabulary
 
 
 @dataclass
@@ -47,6 +36,8 @@ class GrounderSettings:
         form: default of `TextGrounder.__call__`, one of `descriptions.FORMS`.
         box_threshold: default of `TextGrounder.__call__`.
         nms_threshold: default of `TextGrounder.__call__`.
+        known_targets: names of the targets that the weights learnt; any other text is answered with a reason that
+            names them. None for a detector that takes any text.
     """
 
     text_encoder: str = "bert-base-uncased"
@@ -54,6 +45,7 @@ class GrounderSettings:
     form: str = "phrase"
     box_threshold: float = 0.3
     nms_threshold: float = 0.7
+    known_targets: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,27 +75,6 @@ class GroundingResult:
     reason: str | None
     text_encoder: str
     tuned_on: str | None
-
-
-@dataclass
-class Caption:
-    """One text for the encoder, and where its phrases stand in it.
-
-    Args:
-        text: what the encoder reads.
-        spans: for each phrase the (start, end) characters of its mentions.
-        indices: which of the asked texts each phrase is.
-    """
-
-    text: str = ""
-    spans: list[list[tuple[int, int]]] = field(default_factory=list)
-    indices: list[int] = field(default_factory=list)
-
-    def with_phrase(self, phrase: str, index: int) -> "Caption":
-        """The caption with one more phrase at its end, in the form "thyroid nodule. thyroid gland."."""
-        start = len(self.text) + (1 if self.text else 0)
-        text = f"{self.text} {phrase}.".lstrip()
-        return Caption(text, [*self.spans, [(start, start + len(phrase))]], [*self.indices, index])
 
 
 class TextGrounder:
@@ -163,13 +134,7 @@ class TextGrounder:
             OSError: nothing to load there.
             ValueError: weights that leave parts of the model without values, or a tokenizer that does not fit.
         """
-        kwargs.setdefault("disable_custom_kernels", True)  # they are compiled where they are first used
-        model, report = GroundingDinoForObjectDetection.from_pretrained(
-            pretrained_model_name_or_path, output_loading_info=True, **kwargs
-        )
-        refuse_missing(pretrained_model_name_or_path, report)
-        where = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
-        processor = GroundingDinoProcessor.from_pretrained(pretrained_model_name_or_path, **where)
+        model, processor = load_detector(pretrained_model_name_or_path, **kwargs)
         grounder = cls(model, processor, describer=describer)
         if text_encoder is not None:
             grounder.replace_text_encoder(text_encoder)
@@ -190,8 +155,8 @@ class TextGrounder:
         """Let another BERT read the text: its weights, its tokenizer, its vocabulary.
 
         Source: CC-SAM paper, Section 3.3 (a medical BERT embeds the description). Nothing was trained on the two
-        together, so the result wants fine-tuning: `tuned_on` is forgotten. The projection into the detector stays
-        where the widths agree, and is newly drawn where they differ.
+        together, so the result wants fine-tuning: `tuned_on` and `known_targets` are forgotten. The projection into
+        the detector stays where the widths agree, and is newly drawn where they differ.
 
         Args:
             text_encoder: folder or id of a checkpoint with model type "bert", and its tokenizer.
@@ -201,36 +166,9 @@ class TextGrounder:
             ValueError: another architecture, incomplete weights, or a tokenizer that does not fit the encoder.
         """
         self._refuse_original("given another text encoder")
-        config = AutoConfig.from_pretrained(text_encoder)
-        if config.model_type != "bert":
-            raise ValueError(
-                f"{text_encoder} is of type {config.model_type!r}; expected 'bert': Grounding DINO's text encoder "
-                "takes the attention mask and positions of a BERT"
-            )
-        encoder, report = BertModel.from_pretrained(
-            text_encoder, add_pooling_layer=False, output_loading_info=True, dtype=self.model.dtype
-        )
-        refuse_missing(text_encoder, report)
-        tokenizer = AutoTokenizer.from_pretrained(text_encoder)
-        delimiter_ids = phrase_delimiter_ids(tokenizer, encoder.config.vocab_size)
-
-        detector, device = self.model.model, self.model.device
-        detector.text_backbone = encoder.to(device).eval()
-        self.model.config.text_config = encoder.config
-        encoder.config.name_or_path = name_of(text_encoder)
-        old = detector.text_projection
-        if old.in_features != encoder.config.hidden_size:
-            logger.warning(
-                f"text_projection is newly drawn: {text_encoder} is {encoder.config.hidden_size} wide and the encoder "
-                f"before it was {old.in_features}; fine-tune the grounder before you use it"
-            )
-            new = nn.Linear(encoder.config.hidden_size, old.out_features)
-            nn.init.xavier_uniform_(new.weight)
-            nn.init.zeros_(new.bias)
-            detector.text_projection = new.to(device, self.model.dtype)
-        self.processor = GroundingDinoProcessor(self.processor.image_processor, tokenizer)
-        separate_phrases(self.model, delimiter_ids)
+        self.processor = exchange_text_encoder(self.model, self.processor, text_encoder)
         self.settings.text_encoder, self.settings.tuned_on = name_of(text_encoder), None
+        self.settings.known_targets = None
 
     def _refuse_original(self, what: str) -> None:
         if not isinstance(self.model, GroundingDinoForObjectDetection):
@@ -258,7 +196,8 @@ class TextGrounder:
     ) -> list[GroundingResult]:
         """Find each text in one image.
 
-        Phrases share one forward as long as they fit into one caption; a description is a caption of its own.
+        The image is encoded once. Each text is then asked by itself, so that its boxes and scores are the same alone
+        and among others.
 
         Args:
             image: one image as [`CCSamImageProcessor`] takes it.
@@ -271,7 +210,8 @@ class TextGrounder:
                 one all the same, "whole_image" the image's own frame with score 0. The result says so in `reason`.
 
         Returns:
-            One [`GroundingResult`] a text, in their order.
+            One [`GroundingResult`] a text, in their order. A text that names none of the grounder's known targets is
+            not found, whatever it scores.
 
         Raises:
             TypeError: a text that is no string, or something that is no image.
@@ -284,26 +224,43 @@ class TextGrounder:
         box_threshold = check_share("box_threshold", box_threshold, self.settings.box_threshold)
         nms_threshold = check_share("nms_threshold", nms_threshold, self.settings.nms_threshold)
         phrases = [to_phrase(each) for each in texts]
+        captions = [make_caption(phrase, form, self.describer) for phrase in phrases]
+        encoded = [encode_captions(self.processor.tokenizer, [caption], self.max_tokens) for caption in captions]
         unit_image = to_three_channels(to_unit_image(as_one_image(image)), do_convert_grayscale=True)
         image_size = tuple(unit_image.shape[-2:])
         inputs = self.prepare_image(unit_image)
+        model = self.model
+        if isinstance(model, GroundingDinoForObjectDetection):
+            model = share_image(model, inputs)
 
-        results: list[GroundingResult | None] = [None] * len(texts)
-        for caption in self.make_captions(phrases, form):
-            boxes_cxcywh_unit, phrase_scores = self.detect(inputs, caption)
+        results = []
+        for text, phrase, caption, (tokens, phrase_maps) in zip(texts, phrases, captions, encoded, strict=True):
+            boxes_cxcywh_unit, scores = detect(model, inputs, tokens, phrase_maps[0])
             boxes = boxes_from_unit(boxes_cxcywh_unit, image_size)
-            for index, scores in zip(caption.indices, phrase_scores, strict=True):
-                found = select_boxes(boxes, scores, box_threshold, nms_threshold, every_instance)
-                found |= explain(found, texts[index], box_threshold, fallback, image_size)
-                results[index] = GroundingResult(
-                    text=texts[index],
-                    phrase=phrases[index],
-                    description=caption.text if form == "description" else phrases[index],
+            found = select_boxes(boxes, scores, box_threshold, nms_threshold, every_instance)
+            reason = self.reason_against(text, phrase, found, box_threshold)
+            results.append(
+                GroundingResult(
+                    text=text,
+                    phrase=phrase,
+                    description=caption.text if form == "description" else phrase,
                     text_encoder=self.settings.text_encoder,
                     tuned_on=self.settings.tuned_on,
-                    **found,
+                    **settle(found, reason, fallback, image_size),
                 )
+            )
         return results
+
+    def reason_against(self, text: str, phrase: str, found: dict[str, Any], box_threshold: float) -> str | None:
+        """Why a text counts as not found; None where it is found. `found` is that of `select_boxes`."""
+        known = self.settings.known_targets
+        if known is not None and phrase not in known:
+            nearest = nearest_targets(text, known)
+            hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
+            return f"{text!r} is not a target that this grounder learnt{hint}; it knows {', '.join(known)}"
+        if len(found["boxes"]):
+            return None
+        return f"no box for {text!r} scored {box_threshold:.2f} or more; the best scored {found['best_score']:.2f}"
 
     def prepare_image(self, unit_image: Tensor) -> dict[str, Tensor]:
         """`(3, H0, W0)` in [0, 1] as the detector's pixel_values (1, 3, H, W) and pixel_mask, on its device."""
@@ -312,135 +269,6 @@ class TextGrounder:
             "pixel_values": inputs["pixel_values"].to(self.model.device, self.model.dtype),
             "pixel_mask": inputs["pixel_mask"].to(self.model.device),
         }
-
-    def make_captions(self, phrases: Sequence[str], form: str = "phrase") -> list[Caption]:
-        """Captions for all phrases, as few as fit: see `__call__` for `form` and errors."""
-        if form == "description":
-            texts = [(self.describer or partial(describe, form=form))(phrase) for phrase in phrases]
-            captions = [
-                Caption(text, [mention_spans(text, phrase)], [index])
-                for index, (text, phrase) in enumerate(zip(texts, phrases, strict=True))
-            ]
-            for caption in captions:
-                self.check_length(caption)
-            return captions
-        captions = [Caption()]
-        for index, phrase in enumerate(phrases):
-            self.check_length(Caption().with_phrase(phrase, index))
-            longer = captions[-1].with_phrase(phrase, index)
-            if self.count_tokens(longer) > self.max_tokens:
-                captions.append(Caption().with_phrase(phrase, index))
-            else:
-                captions[-1] = longer
-        return captions
-
-    def count_tokens(self, caption: Caption) -> int:
-        """Length of a caption in tokens, [CLS] and [SEP] counted."""
-        return len(self.processor.tokenizer(caption.text)["input_ids"])
-
-    def check_length(self, caption: Caption) -> None:
-        """Raise ValueError for a caption that is longer than the encoder takes."""
-        length = self.count_tokens(caption)
-        if length > self.max_tokens:
-            raise ValueError(
-                f"text {shorten(caption.text)!r} has {length} tokens; the text encoder takes at most "
-                f"{self.max_tokens}: shorten it, or name the target alone"
-            )
-
-    def encode_captions(self, captions: Sequence[Caption]) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Tokens of B captions and, for each, which tokens belong to which phrase.
-
-        Returns:
-            input_ids, token_type_ids and attention_mask, (B, T) int64 each; and B tensors (P, T) bool.
-
-        Raises:
-            ValueError: a phrase of words that the tokenizer does not know.
-        """
-        encoding = self.processor.tokenizer(
-            [caption.text for caption in captions],
-            padding=True,
-            return_offsets_mapping=True,
-            return_token_type_ids=True,
-            return_tensors="pt",
-        )
-        offsets = encoding.pop("offset_mapping")
-        known = encoding["input_ids"] != self.processor.tokenizer.unk_token_id
-        phrase_maps = []
-        for row, caption in enumerate(captions):
-            maps = torch.stack([tokens_in_spans(offsets[row], spans) & known[row] for spans in caption.spans])
-            for phrase_map, spans in zip(maps, caption.spans, strict=True):
-                if not bool(phrase_map.any()):
-                    phrase = caption.text[slice(*spans[0])]
-                    raise ValueError(
-                        f"text {phrase!r} has no word that the tokenizer of {self.settings.text_encoder} knows; "
-                        "expected words of its language"
-                    )
-            phrase_maps.append(maps)
-        return dict(encoding), phrase_maps
-
-    def detect(self, inputs: dict[str, Tensor], caption: Caption) -> tuple[Tensor, Tensor]:
-        """Run the detector on one image and one caption.
-
-        Returns:
-            boxes (Q, 4), cx cy w h in [0, 1]; scores (P, Q) in [0, 1]: the best token of a phrase for each box, as
-            Grounding DINO scores.
-        """
-        tokens, (phrase_maps,) = self.encode_captions([caption])
-        output = self.model(**inputs, **{name: ids.to(self.model.device) for name, ids in tokens.items()})
-        token_probs = output.logits[0].float().sigmoid().cpu()  # (Q, max_text_len), 0 behind the end of the text
-        scores = [token_probs[:, : len(tokens_of)][:, tokens_of].amax(-1) for tokens_of in phrase_maps]
-        return output.pred_boxes[0].float().cpu(), torch.stack(scores)
-
-
-def name_of(source: str | Path) -> str:
-    """What to call a checkpoint or data set: its id, or its folder without the path, which means nothing elsewhere."""
-    return Path(source).resolve().name if Path(source).exists() else str(source)
-
-
-def phrase_delimiter_ids(tokenizer: Any, num_embeddings: int) -> list[int]:
-    """Ids of the tokens that end a phrase: [CLS], [SEP], "." and "?".
-
-    Args:
-        tokenizer: a BERT tokenizer.
-        num_embeddings: rows of the text encoder's word embeddings.
-
-    Raises:
-        ValueError: the tokenizer gives no character offsets, lacks one of the four, or its vocabulary is not that of
-            the word embeddings: larger, or smaller by more than the padding to a round number (127).
-    """
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} gives no character offsets; expected a fast tokenizer (tokenizer.json)"
-        )
-    if not 0 <= num_embeddings - len(tokenizer) < PADDED_ROWS:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens and the text encoder {num_embeddings} word embeddings; "
-            "expected the tokenizer that the checkpoint was trained with, bert-base-uncased for the published ones"
-        )
-    tokens = {"[CLS]": tokenizer.cls_token, "[SEP]": tokenizer.sep_token, ".": ".", "?": "?"}
-    ids = {name: token and tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
-    unknown = [name for name, token_id in ids.items() if token_id in (None, tokenizer.unk_token_id)]
-    if unknown:
-        raise ValueError(f"the tokenizer has no {', '.join(unknown)}; expected all of [CLS] [SEP] . ? to end phrases")
-    return list(ids.values())
-
-
-def separate_phrases(model: GroundingDinoForObjectDetection, delimiter_ids: list[int]) -> None:
-    """Tell the detector the token ids at which a phrase ends; transformers assumes those of bert-base-uncased.
-
-    They are not part of a checkpoint, so this is done whenever a detector meets its tokenizer.
-    """
-    detector = model.model
-    detector.special_tokens = torch.tensor(delimiter_ids, device=detector.special_tokens.device)
-
-
-def refuse_missing(name: str | Path, report: dict) -> None:
-    """Raise ValueError where loading left parts of a model without values."""
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{name} lacks {len(missing)} of the model's tensors ({missing[0]} ...); expected a complete checkpoint"
-        )
 
 
 def as_texts(text: str | Sequence[str]) -> list[str]:
@@ -474,59 +302,6 @@ def check_share(name: str, value: float | None, default: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{name}={value} lies outside [0, 1]")
     return value
-
-
-def tokens_in_spans(offsets: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Which tokens, given by their characters (T, 2), lie in one of the spans; (T,) bool. Special tokens are empty."""
-    start, end = offsets[:, 0], offsets[:, 1]
-    inside = [(start >= first) & (end <= last) & (end > start) for first, last in spans]
-    return torch.stack(inside).any(0)
-
-
-def select_boxes(
-    boxes: Tensor, scores: Tensor, box_threshold: float, nms_threshold: float, every_instance: bool
-) -> dict[str, Any]:
-    """The boxes of one text, best first: those from the threshold on, overlapping ones removed.
-
-    Args:
-        boxes: (Q, 4) xyxy.
-        scores: (Q,).
-
-    Returns:
-        boxes (n, 4), scores (n,), best_box (4,) and best_score.
-    """
-    best = scores.argmax()
-    kept = nms(boxes, scores, nms_threshold)  # sorted by score
-    kept = kept[scores[kept] >= box_threshold]
-    kept = kept if every_instance else kept[:1]
-    return {
-        "boxes": boxes[kept],
-        "scores": scores[kept],
-        "best_box": boxes[best],
-        "best_score": float(scores[best]),
-    }
-
-
-def explain(
-    found: dict[str, Any], text: str, box_threshold: float, fallback: str, image_size: tuple[int, int]
-) -> dict[str, Any]:
-    """The reason where nothing was found and, where the caller asked for one, the box in its place."""
-    if len(found["boxes"]):
-        return {"reason": None}
-    reason = f"no box for {text!r} scored {box_threshold:.2f} or more; the best scored {found['best_score']:.2f}"
-    if fallback == "best_box":
-        scores = torch.tensor([found["best_score"]])
-        return {"boxes": found["best_box"][None], "scores": scores, "reason": f"{reason}; this is the best box"}
-    if fallback == "whole_image":
-        height, width = image_size
-        frame = torch.tensor([[0.0, 0.0, width, height]])
-        return {"boxes": frame, "scores": torch.zeros(1), "reason": f"{reason}; this is the whole image"}
-    return {"reason": reason}
-
-
-def shorten(text: str, length: int = 60) -> str:
-    """The beginning of a text, for a message."""
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 __all__ = ["GrounderSettings", "GroundingResult", "TextGrounder"]

@@ -39,7 +39,7 @@ from ..formats.mask_files import (
     results_json,
     secondary_capture,
 )
-from ..grounding import FALLBACKS
+from ..grounding_boxes import FALLBACKS
 from ..image_files import is_dicom, read_image
 from ..measurements import check_spacing
 from ..pipeline_ccsam import CCSamPipeline, SegmentationResult

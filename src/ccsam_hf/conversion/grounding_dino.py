@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..grounding import phrase_delimiter_ids
+from ..grounding_texts import phrase_delimiter_ids
 from .original_grounding_dino import UNUSED_IN_CHECKPOINTS, WORD_EMBEDDINGS
 from .weights import (
     ConversionReport,

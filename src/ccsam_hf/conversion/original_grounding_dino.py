@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, BertConfig, BertModel
 from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoObjectDetectionOutput
 
-from ..grounding import phrase_delimiter_ids
+from ..grounding_texts import phrase_delimiter_ids
 from .weights import load_checkpoint_file, unwrap
 
 # groundingdino/config/GroundingDINO_SwinT_OGC.py, without what is read in training only. Its two `use_*_checkpoint`
