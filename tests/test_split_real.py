@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccsam_hf.data.readers import list_cases, read_cases
+from ccsam_hf.data.readers import cca, list_cases, read_cases
 from ccsam_hf.data.simulator import simulate
 from ccsam_hf.data.splits import Splits
 
@@ -46,18 +46,16 @@ def test_images_of_one_picture_share_a_group(script, tmp_path):
     assert groups["benign (0)"] == groups["benign (1)"] == groups["benign (2)"] != groups["benign (3)"]
 
 
-def test_recordings_that_follow_closely_share_a_group(script, tmp_path):
-    write_busi(tmp_path)
-    begins = ("202201121805150026VAS", "202201121806070027VAS", "202201121807410028VAS", "202201121814260031VAS")
-    own = [replace(case, patient_id=name) for case, name in zip(read_cases(tmp_path, "busi"), begins, strict=True)]
-    assert [case.patient_id for case in script.group_by_time(own)] == [begins[0]] * 3 + [begins[3]]
-
-
 def test_the_committed_lists_have_what_tests_alone_and_divide_no_examination(lists):
     sizes = {name: {split: len(names) for split, names in of_set.items()} for name, of_set in lists.items()}
     assert sizes["DDTI"]["train"] == sizes["NERVE"]["train"] == 0
     assert all(sizes[name]["train"] > sizes[name]["test"] > 0 for name in ("BUSI", "HC18", "CCA", "CAMUS"))
-    for name, group_of in (("HC18", lambda name: name[:3]), ("CAMUS", lambda name: name[:11])):
+    people = cca.people_of(name.split("_")[0] for names in lists["CCA"].values() for name in names)
+    for name, group_of in (
+        ("HC18", lambda name: name[:3]),
+        ("CAMUS", lambda name: name[:11]),
+        ("CCA", lambda name: people[name.split("_")[0]]),
+    ):
         split_of_group: dict[str, str] = {}
         for split, names in lists[name].items():
             assert {split_of_group.setdefault(group_of(each), split) for each in names} <= {split}

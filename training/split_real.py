@@ -4,16 +4,15 @@
 
 DIRECTORY holds BUSI (layout busi), CAMUS (camus), HC18, CCA, NERVE (folder) and DDTI (ddti). What belongs together is
 never divided: all objects of an image; a patient; in HC18 the images of one number, which are of one examination; in
-CCA a recording, and recordings that begin within two minutes of each other, which show one person; in BUSI, which
-knows no patients, the images that the fingerprints of `data audit` find to show one picture. CAMUS keeps its own
-lists. DDTI and NERVE only test. What is left is drawn 7:1:2 from the seed, in BUSI with equal shares of its
-categories. Neither the order of the files nor the version of a library changes the lists.
+CCA the recordings of one person (see the reader `cca`); in BUSI, which knows no patients, the images that the
+fingerprints of `data audit` find to show one picture. CAMUS keeps its own lists. DDTI and NERVE only test. What is
+left is drawn 7:1:2 from the seed, in BUSI with equal shares of its categories. The lists depend on the images and the
+seed alone.
 """
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ccsam_hf.data.audit.fingerprints import find_matches, fingerprint
 from ccsam_hf.data.cases import Case
-from ccsam_hf.data.readers import read_cases
+from ccsam_hf.data.readers import cca, read_cases
 from ccsam_hf.data.splits import Splits, divide
 
 LAYOUT_OF_SET = {
@@ -33,10 +32,9 @@ LAYOUT_OF_SET = {
     "DDTI": "ddti",
     "NERVE": "folder",
 }
-SAME_SESSION = timedelta(minutes=2)
 RULE = (
     "CAMUS: the lists that come with it; DDTI and NERVE: all tests; BUSI, HC18 and CCA: 7:1:2, near-copies, "
-    "examinations and recordings kept together"
+    "examinations and people kept together"
 )
 
 
@@ -55,7 +53,8 @@ def main() -> None:
         elif name == "HC18":
             own = [replace(case, patient_id=case.name.split("_")[0]) for case in own]
         elif name == "CCA":
-            own = group_by_time(own)
+            people = cca.people_of(case.patient_id for case in own)
+            own = [replace(case, patient_id=people[case.patient_id]) for case in own]
         cases += own
     splits = replace(divide(cases, options.seed), rule=RULE)
     splits.save(options.output)
@@ -76,18 +75,6 @@ def group_by_picture(cases: Sequence[Case]) -> list[Case]:
     groups = connected_components(graph, directed=False)[1]
     group_of = {name: f"picture {groups[i]}" for i, name in enumerate(names)}
     return [replace(case, patient_id=group_of[case.name]) for case in cases]
-
-
-def group_by_time(cases: Sequence[Case]) -> list[Case]:
-    """The cases with a `patient_id` shared by recordings, named by when they begin, that follow each other closely."""
-    begins = {case.patient_id: datetime.strptime(case.patient_id[:14], "%Y%m%d%H%M%S") for case in cases}
-    session_of: dict[str, str] = {}
-    last = None
-    for recording in sorted(begins, key=begins.get):
-        same = last is not None and begins[recording] - begins[last] <= SAME_SESSION
-        session_of[recording] = session_of[last] if same else recording
-        last = recording
-    return [replace(case, patient_id=session_of[case.patient_id]) for case in cases]
 
 
 def summary(splits: Splits) -> list[str]:

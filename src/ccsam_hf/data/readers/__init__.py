@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..cases import Case
-from . import built, busi, camus, coco, ddti, dicom, folder, hmc_qu, tg3k, tn3k, udiat, us30k
+from . import built, busi, camus, cca, coco, ddti, dicom, folder, hmc_qu, tg3k, tn3k, udiat, us30k
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ LAYOUTS: dict[str, Reader] = {
     "camus": camus.read,
     "camus-sequence": camus.read_sequences,
     "hmc-qu": hmc_qu.read,
+    "cca": cca.read,
     "built": built.read,
 }
 
