@@ -14,7 +14,7 @@ def write_cca(directory, names):
         directory / "US images",
         directory / "Expert mask images",
         [f"{name}.png" for name in names],
-        "carotid artery",
+        "thyroid nodule",  # stands for the artery
         "CCA",
     )
 
@@ -25,7 +25,8 @@ def test_images_and_masks_are_read_from_their_folders_or_a_folder_around_them(tm
     truths = write_cca(tmp_path / "Common Carotid Artery Ultrasound Images", names)
     cases = cca.read(tmp_path, notes := [])
     assert cases == cca.read(tmp_path / "Common Carotid Artery Ultrasound Images", notes) and notes == []
-    assert [(case.name, case.target, case.release) for case in cases] == [(t.name, t.target, "CCA") for t in truths]
+    known = [(case.name, case.target, case.dataset, case.release) for case in cases]
+    assert known == [(truth.name, "carotid artery", "CCA", "CCA") for truth in truths]
     assert [case.patient_id for case in cases] == [FIRST] * 3 + [THIRD] * 3
     for case, truth in zip(cases, truths, strict=True):
         case.check()
