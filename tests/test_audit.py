@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from ccsam_hf import image_files
 from ccsam_hf.data import cases as cases_module
 from ccsam_hf.data.audit import AuditReport, audit_cases, images_to_remove, looks
 from ccsam_hf.data.cases import Case, ImageFile, MaskFiles
@@ -176,7 +177,7 @@ def test_files_that_cannot_be_read_are_found_and_the_others_audited(cases):
     cases[0].image_source.path.write_bytes(content[: len(content) // 2])
     cases[1].image_source.path.write_text("no image")
     cases[2].mask_source.paths[0].unlink()
-    Image.fromarray(np.full(SIZE, 4000, dtype=np.uint16)).save(cases[3].image_source.path)
+    Image.fromarray(np.full(SIZE, 0.5, dtype=np.float32)).save(cases[3].image_source.path, format="TIFF")
     report = audit_cases(cases)
     assert kinds(report) == [
         ("error", "unreadable image", "00"),
@@ -212,7 +213,12 @@ def test_each_file_is_decoded_once(cases, monkeypatch):
         decoded.append(path)
         return cases_module.decode(path)
 
+    def read_image(path):
+        decoded.append(path)
+        return image_files.read_image(path)
+
     monkeypatch.setattr(looks, "decode", decode)
+    monkeypatch.setattr(looks, "read_image_file", read_image)
     twice = [*cases, replace(cases[0], target="another", class_id=2)]
     audit_cases(twice)
     assert sorted(decoded) == sorted(

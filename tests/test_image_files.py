@@ -1,6 +1,7 @@
 """Files of the accepted kinds give their pixels and spacing; damaged and foreign ones are refused."""
 
 import builtins
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ccsam_hf import image_files
-from ccsam_hf.image_files import count_frames, read_image
+from ccsam_hf.image_files import count_frames, read_image, to_grey
 
 
 @pytest.fixture
@@ -59,6 +60,87 @@ def test_a_page_is_chosen_by_number(tmp_path, grey):
     with pytest.raises(ValueError, match="frame=2 was asked.*expected 0 to 1"):
         read_image(tmp_path / "case.tif", frame=2)
     assert count_frames(tmp_path / "case.tif") == 2
+
+
+def test_pages_of_which_none_was_chosen_are_told(tmp_path, grey, caplog):
+    pages = [Image.fromarray(grey), Image.fromarray(255 - grey)]
+    pages[0].save(tmp_path / "case.tif", save_all=True, append_images=pages[1:])
+    read_image(tmp_path / "case.tif", frame=0)
+    assert not caplog.text
+    read_image(tmp_path / "case.tif")
+    assert "case.tif holds 2 frames or pages and the first is read" in caplog.text and "--frame" in caplog.text
+
+
+def write_tiff(path: Path, values: np.ndarray, photometric: int, bits: int | None = None, order: str = "<") -> Path:
+    """An uncompressed TIFF file of one strip, as PIL does not write it."""
+    height, width, *channels = values.shape
+    count = channels[0] if channels else 1
+    depth = bits or values.dtype.itemsize * 8
+    pixels = pack_twelve(values) if bits == 12 else values.astype(values.dtype.newbyteorder(order)).tobytes()
+    entries = [(256, 4, width), (257, 4, height), (258, 3, depth), (259, 3, 1), (262, 3, photometric)]
+    entries += [(273, 4, 0), (277, 3, count), (278, 4, height), (279, 4, len(pixels))]
+    behind = 8 + 2 + 12 * len(entries) + 4
+    extra = struct.pack(f"{order}{count}H", *[depth] * count) if count > 2 else b""
+    body = struct.pack(f"{order}H", len(entries))
+    for tag, kind, value in entries:
+        number = count if tag == 258 else 1
+        value = behind if tag == 258 and extra else behind + len(extra) if tag == 273 else value
+        packed = struct.pack(f"{order}H2x", value) if kind == 3 and not (tag == 258 and extra) else None
+        body += struct.pack(f"{order}HHI", tag, kind, number) + (packed or struct.pack(f"{order}I", value))
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
+    path.write_bytes(start + body + bytes(4) + extra + pixels)
+    return path
+
+
+def pack_twelve(values: np.ndarray) -> bytes:
+    first, second = values.reshape(-1, 2).T.astype(np.uint32)
+    word = (first << 12) | second
+    return np.stack([word >> 16, (word >> 8) & 255, word & 255], axis=1).astype(np.uint8).tobytes()
+
+
+def test_white_is_zero_is_inverted_in_8_and_16_bits(tmp_path, grey):
+    deep = grey.astype(np.uint16) * 257
+    eight, _ = read_image(write_tiff(tmp_path / "a.tif", grey, photometric=0))
+    assert np.array_equal(eight, 255 - grey)
+    assert np.array_equal(read_image(write_tiff(tmp_path / "b.tif", deep, photometric=0))[0], 65535 - deep)
+    assert np.array_equal(read_image(write_tiff(tmp_path / "c.tif", deep, photometric=1))[0], deep)
+    assert np.array_equal(read_image(write_tiff(tmp_path / "d.tif", deep, photometric=1, order=">"))[0], deep)
+    with pytest.raises(ValueError, match="e.tif is not an image that can be read"):  # PIL knows no such file
+        read_image(write_tiff(tmp_path / "e.tif", deep, photometric=0, order=">"))
+
+
+def test_twelve_bits_of_a_tiff_are_stretched(tmp_path, grey, caplog):
+    twelve = np.rint(grey / 255 * 4095).astype(np.uint16)
+    packed, _ = read_image(write_tiff(tmp_path / "a.tif", twelve, photometric=1, bits=12))
+    assert np.array_equal(to_grey(packed), grey) and not caplog.text
+    in_sixteen, _ = read_image(write_tiff(tmp_path / "b.tif", twelve, photometric=1))
+    assert np.array_equal(to_grey(in_sixteen), grey)
+    assert "b.tif holds 16-bit values of at most" in caplog.text and "12 bits" in caplog.text
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_colour_of_twelve_in_sixteen_bits_is_stretched(tmp_path, grey, order, caplog):
+    colour = np.stack([grey, 255 - grey, grey // 2], axis=2).astype(np.uint16)
+    image, _ = read_image(write_tiff(tmp_path / "a.tif", colour * 16, photometric=2, order=order))
+    assert np.abs(np.asarray(image).astype(int) - colour).max() <= 1
+    assert "a.tif holds 16-bit values" in caplog.text
+    whole, _ = read_image(write_tiff(tmp_path / "b.tif", colour * 257, photometric=2, order=order))
+    assert np.array_equal(whole, colour)
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_grey_values_of_few_bits_in_a_png_of_sixteen_are_stretched(tmp_path, grey, bits):
+    values = grey.astype(np.uint16) * (1 if bits == 8 else 16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    read, _ = read_image(tmp_path / "a.png")
+    assert np.abs(to_grey(read).astype(int) - grey).max() <= 1
+
+
+@pytest.mark.parametrize("values, what", [((0,), "black"), ((3, 4, 9), "only 3 grey level"), ((255,), "only 1")])
+def test_an_image_with_nearly_no_grey_levels_is_told_by_name(tmp_path, rng, values, what, caplog):
+    Image.fromarray(rng.choice(np.array(values, np.uint8), (40, 60))).save(tmp_path / "dark.png")
+    read_image(tmp_path / "dark.png")
+    assert "dark.png is nearly empty" in caplog.text and what in caplog.text
 
 
 def test_files_that_are_no_image_are_refused(tmp_path, grey):

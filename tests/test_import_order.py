@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "image_processing_ccsam": ("geometry",),
     "processing_ccsam": ("image_processing_ccsam",),
     "measurements": ("geometry",),
-    "visualization": ("geometry",),
+    "visualization": ("geometry", "image_files"),
     "grounding_texts": ("descriptions",),
     "grounding_boxes": (),
     "grounding_loading": ("configuration_ccsam", "grounding_texts"),

@@ -19,7 +19,7 @@ from .configuration_ccsam import HUB_ARGUMENTS
 from .fusion import FusionOutput
 from .geometry import boxes_from_masks, rescale_boxes
 from .grounding import GroundingResult, TextGrounder
-from .image_files import read_image
+from .image_files import read_image, upright
 from .measurements import MaskMeasurements, check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
 from .processing_ccsam import CCSamProcessor, to_lists
@@ -266,7 +266,9 @@ class CCSamPipeline(Pipeline):
 
         Args:
             image: one image as [`CCSamImageProcessor`] takes it, the path of a file for `image_files.read_image`, or
-                what `encode` returned. A list of images is segmented image by image, all with the same prompts.
+                what `encode` returned. A PIL image is turned as its EXIF orientation says, as a file is: prompts and
+                masks are those of the upright picture. A list of images is segmented image by image, all with the
+                same prompts.
             boxes: P boxes (x0, y0, x1, y1), or one; pixels of the image.
             points: for each of P objects its points (x, y), or the points of one object; pixels of the image.
             labels: for each point 1 (inside) or 0 (outside), nested as `points`; left out, all are inside.
@@ -395,10 +397,12 @@ class CCSamPipeline(Pipeline):
 
 
 def opened(image: Any, spacing_mm: tuple[float, float] | None) -> tuple[Any, tuple[float, float] | None]:
-    """The image, read where it is a path, and its spacing: the given one, else the file's; checked."""
+    """The image, read where it is a path and upright, and its spacing: the given one, else the file's; checked."""
     if isinstance(image, (str, Path)):
         image, spacing_of_file = read_image(image)
         spacing_mm = spacing_of_file if spacing_mm is None else spacing_mm
+    elif isinstance(image, Image.Image):
+        image = upright(image)
     check_spacing(spacing_mm)
     return image, spacing_mm
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .image_files import upright
+
 # Okabe and Ito's palette for all kinds of colour vision, without its black; the order keeps neighbours apart.
 OBJECT_COLORS = (
     (230, 159, 0),
@@ -24,9 +26,13 @@ POINT_COLORS = {1: (255, 255, 255), 0: (0, 0, 0)}
 def to_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     """Any PIL image, or an array (H, W) or (H, W, 3) of uint8, uint16, bool or floats in [0, 1], as 8-bit RGB.
 
+    A PIL image is turned as its EXIF orientation says, as the pipeline turns it.
+
     Raises:
         ValueError: another shape or type.
     """
+    if isinstance(image, Image.Image):
+        image = upright(image)
     if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):
         return image.convert("RGB")
     values = np.asarray(image)

@@ -83,7 +83,9 @@ def add_segment(commands: Any) -> None:
         help="pixel spacing for measurements in mm; that of a DICOM file if left out",
     )
     command.add_argument("--num-samples", type=int, metavar="K", help="draws for the uncertainty map, at least 2")
-    command.add_argument("--frame", type=int, default=0, metavar="N", help="of DICOM loops and TIFF pages, from 0; 0")
+    command.add_argument(
+        "--frame", type=int, metavar="N", help="of DICOM loops and TIFF pages, from 0; the first if left out"
+    )
     command.add_argument(
         "--format",
         action="append",
@@ -183,7 +185,7 @@ def segment_image(
     if "nifti" in arguments.format:
         files[f"{path.stem}_masks.nii.gz"] = masks_nifti([result.mask for result in results], spacing_mm)
     if "dicom-seg" in arguments.format:
-        files |= dicom_files(path, arguments.frame, image, results, spacing_mm)
+        files |= dicom_files(path, arguments.frame or 0, image, results, spacing_mm)
     name = image_path.name
     if arguments.annotations and not is_plain(path, arguments.frame):
         name = f"{path.stem}_image.png"
@@ -225,7 +227,7 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_EXTENSIONS or (is_dicom(path) and path.stem != "DICOMDIR")
 
 
-def is_plain(path: Path, frame: int) -> bool:
+def is_plain(path: Path, frame: int | None) -> bool:
     """Whether labelling tools show a file as it is read here: its first frame, of 8 bits, not turned by EXIF."""
     if frame or is_dicom(path):
         return False
@@ -335,14 +337,16 @@ def grounding_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def check_input(pipe: CCSamPipeline, path: Path, frame: int, prompts: dict[str, list], formats: Sequence[str]) -> None:
+def check_input(
+    pipe: CCSamPipeline, path: Path, frame: int | None, prompts: dict[str, list], formats: Sequence[str]
+) -> None:
     """Raise ValueError, with the file's name, for an image or a prompt that cannot be used, or not in a format."""
     image, _ = read_image(path, frame)
     named = {"boxes": "input_boxes", "points": "input_points", "labels": "input_labels"}
     try:
         pipe.processor(image, **{named[name]: value for name, value in prompts.items() if name in named})
         if "dicom-seg" in formats and is_dicom(path):
-            masks_dicom_seg(np.zeros((1, image.height, image.width), dtype=bool), [None], path, frame)
+            masks_dicom_seg(np.zeros((1, image.height, image.width), dtype=bool), [None], path, frame or 0)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

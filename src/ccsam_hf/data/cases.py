@@ -11,6 +11,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from ..image_files import TURNED_BY, ImageHeader, read_image, read_with_pil, to_grey
+from ..image_files import read_header as read_image_header
+
 SPLITS = ("train", "validation", "test")
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 DEFAULT_TARGET = "object"
@@ -66,7 +69,7 @@ class Case:
         """The grey image at its original size, (H0, W0) uint8; colours are weighted as in ITU-R 601.
 
         Raises:
-            ValueError: the file cannot be decoded or does not hold 8-bit values.
+            ValueError: the file cannot be decoded.
         """
         return self.image_source.read()
 
@@ -75,23 +78,29 @@ class Case:
         """The mask of the object at the image's size, (H0, W0) bool.
 
         Raises:
-            ValueError: a file cannot be decoded or does not hold 8-bit values.
+            ValueError: a file cannot be decoded, or does not hold the mask of one object.
         """
-        return self.mask_source.read()
+        return self.turn_mask(self.mask_source.read())
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the image, from its header."""
         return self.image_source.size
 
+    def turn_mask(self, mask: np.ndarray) -> np.ndarray:
+        """A mask as it was drawn, turned as the image is where its size shows that the stored picture was outlined."""
+        source = self.image_source
+        return source.turn_mask(mask) if isinstance(source, ImageFile) else mask
+
     def check(self) -> None:
         """Look at the headers of image and mask.
 
         Raises:
-            ValueError: one cannot be read, or their sizes differ.
+            ValueError: one cannot be read, or their sizes differ; see `ImageFile.turn_mask`.
         """
         image_size, mask_size = self.image_source.size, self.mask_source.size
-        if image_size != mask_size:
+        stored = isinstance(self.image_source, ImageFile) and self.image_source.header.stored_size == mask_size
+        if image_size != mask_size and not stored:
             raise ValueError(
                 f"mask {self.mask_source.paths[0]} has size {mask_size} and its image {self.image_source.paths[0]} "
                 f"{image_size} (height, width); expected one size: export the mask at the image's size"
@@ -100,7 +109,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An 8-bit image in a file of PIL's."""
+    """An image in a file of PIL's, upright."""
 
     path: Path
 
@@ -110,13 +119,29 @@ class ImageFile:
         return (self.path,)
 
     @property
+    def header(self) -> ImageHeader:
+        """Sizes and orientation of the file."""
+        return read_image_header(self.path)
+
+    @property
     def size(self) -> tuple[int, int]:
-        """(height, width) from the header."""
-        return header_size(self.path)
+        """(height, width) of the upright picture, from the header."""
+        return self.header.size
 
     def read(self) -> np.ndarray:
         """(H0, W0) uint8 grey values."""
-        return np.array(decode(self.path).convert("L"))
+        return to_grey(read_image(self.path)[0])
+
+    def turn_mask(self, mask: np.ndarray) -> np.ndarray:
+        """A mask of this image, upright.
+
+        A mask belongs to the upright picture, as viewers show it. One whose size is that of the stored picture alone
+        was drawn there, and is turned along; this can be seen of pictures that are turned by 90 degrees.
+        """
+        header = self.header
+        if mask.shape == header.size or mask.shape != header.stored_size:
+            return mask
+        return np.asarray(Image.fromarray(mask).transpose(TURNED_BY[header.orientation]))
 
 
 @dataclass(frozen=True)
@@ -158,29 +183,16 @@ def mask_of(image: Image.Image, value: int | None) -> np.ndarray:
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file from its header; ValueError where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise unreadable(path, error) from error
+    """(height, width) of the upright picture in an image file, from its header; ValueError where there is none."""
+    return read_image_header(path).size
 
 
 def decode(path: Path) -> Image.Image:
-    """The decoded image of a file; ValueError where it cannot be read or has more than 8 bits a channel."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise unreadable(path, error) from error
+    """The upright picture of a mask file with the values that are stored; ValueError where it cannot be read."""
+    image = read_with_pil(path, None)
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{path} holds values of mode {image.mode!r}; expected 8 bits a channel: convert it first")
     return image
-
-
-def unreadable(path: Path, error: Exception) -> ValueError:
-    """The error to raise where a file is no image that PIL reads."""
-    return ValueError(f"{path} cannot be read as an image ({error}); expected {', '.join(IMAGE_EXTENSIONS)}")
 
 
 def image_files(folder: Path) -> list[Path]:

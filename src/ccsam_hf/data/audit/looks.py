@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...image_files import read_image as read_image_file
+from ...image_files import to_grey
 from ..cases import Case, ImageFile, MaskFiles, decode, mask_of
 from .burnt_in import colored_pixels, stroke_pixels
 from .findings import UNREADABLE, Finding, ImageKey
@@ -72,6 +74,8 @@ def look_at(cases: Sequence[Case], label_values: set[int]) -> Look:
         except UNREADABLE as error:
             look.report("unreadable mask", "error", told(error, case.mask_source.paths), remove=True)
             continue
+        if image is not None:
+            mask = case.turn_mask(mask)
         if image is not None and mask.shape != image.shape:
             detail = f"the mask of {case.target!r} has size {mask.shape}, the image {image.shape} (height, width)"
             look.report("mask of another size", "error", detail, remove=True)
@@ -101,18 +105,18 @@ def read_image(case: Case) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(case.image_source, ImageFile):
         image = case.image
         return image, np.zeros(image.shape, dtype=bool)
-    picture = decode(case.image_source.path)
-    image = np.array(picture.convert("L"))
-    if picture.mode in ("1", "L", "LA"):
+    picture, _ = read_image_file(case.image_source.path)
+    image = to_grey(picture)
+    if picture.mode in ("1", "L", "LA") or picture.mode.startswith("I"):
         return image, np.zeros(image.shape, dtype=bool)
     return image, colored_pixels(np.asarray(picture.convert("RGB")))
 
 
 def read_mask(case: Case, files: dict[Path, Image.Image]) -> np.ndarray:
-    """The mask of a case, (H, W) bool; what it decodes of a mask file is kept in `files` and used again."""
+    """The mask of a case as it was drawn, (H, W) bool; a mask file that was decoded is kept in `files`, used again."""
     source = case.mask_source
     if not isinstance(source, MaskFiles):
-        return case.mask
+        return source.read()
     for path in source.paths:
         if path not in files:
             files[path] = decode(path)

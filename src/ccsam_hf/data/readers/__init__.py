@@ -6,9 +6,10 @@ cases without decoding pixels, and adds a sentence to `notes` for whatever diffe
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from ..cases import Case
+from ..cases import Case, ImageFile
 from . import built, busi, camus, cca, coco, ddti, dicom, folder, hmc_qu, tg3k, tn3k, udiat, us30k
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,22 @@ def list_cases(directory: str | Path, layout: str) -> tuple[list[Case], list[str
         raise FileNotFoundError(f"{directory} is not a directory; expected one of layout {layout!r}")
     notes: list[str] = []
     cases = LAYOUTS[layout](directory, notes)
-    return cases, notes
+    return cases, notes + notes_on_turns(cases)
+
+
+def notes_on_turns(cases: list[Case]) -> list[str]:
+    """A note where EXIF turns images and the size of a mask cannot tell which picture it was drawn on."""
+    unclear = []
+    for source in {case.image_source for case in cases if isinstance(case.image_source, ImageFile)}:
+        with suppress(ValueError, OSError):  # files that cannot be read are reported where they are checked
+            if source.header.orientation != 1 and source.header.size == source.header.stored_size:
+                unclear.append(source.path)
+    if not unclear:
+        return []
+    return [
+        f"{len(unclear)} image(s) are turned by EXIF and keep their size, for instance {min(unclear)}: their masks "
+        "are taken as drawn on the upright picture, as viewers show it"
+    ]
 
 
 def read_cases(directory: str | Path, layout: str) -> list[Case]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ...image_files import dicom_spacing, read_image
+from ...image_files import dicom_spacing, read_image, to_grey
 from ..cases import DEFAULT_TARGET, Case, MaskFiles, check_pairs, image_files
 from .folder import read_table
 
@@ -57,10 +57,7 @@ class DicomFrame:
 
     def read(self) -> np.ndarray:
         """(H0, W0) uint8; of more than 8 bits the highest 8, rounded."""
-        image, _ = read_image(self.path, self.frame)
-        if image.mode == "I;16":
-            return np.rint(np.asarray(image) / 257).astype(np.uint8)  # 65535 -> 255
-        return np.array(image.convert("L"))
+        return to_grey(read_image(self.path, self.frame)[0])
 
 
 @dataclass(frozen=True)
