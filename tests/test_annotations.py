@@ -108,7 +108,7 @@ def test_an_image_where_nothing_was_found_is_read_back_as_empty(tmp_path):
 
 def test_coco_without_pycocotools_names_the_extra(images, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    with pytest.raises(ImportError, match=r"need pycocotools: pip install ccsam-hf\[data\]"):
+    with pytest.raises(ImportError, match=r'in COCO needs pycocotools: pip install "ccsam-hf\[data\]"'):
         to_coco(images)
 
 

@@ -318,9 +318,9 @@ def test_a_target_with_content_and_a_missing_archive_are_refused(folder):
     archive = write_zip(folder / "a.zip", list(TREE.items()))
     (folder / "full").mkdir()
     (folder / "full" / "mine").touch()
-    with pytest.raises(FileExistsError, match="is not an empty directory; choose another"):
+    with pytest.raises(FileExistsError, match="is not an empty folder; choose another"):
         unpack(archive, folder / "full")
-    with pytest.raises(FileExistsError, match="is not an empty directory"):
+    with pytest.raises(FileExistsError, match="is not an empty folder"):
         unpack(archive, archive)
     with pytest.raises(FileNotFoundError, match="expected a zip or tar archive"):
         unpack(folder / "none.zip", folder / "target")

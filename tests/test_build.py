@@ -226,7 +226,7 @@ def test_what_cannot_be_used_is_counted_before_anything_is_written(downloads, tm
 
 
 def test_wrong_sources_and_outputs_are_refused(downloads, built, tmp_path):
-    with pytest.raises(FileExistsError, match="is not an empty directory"):
+    with pytest.raises(FileExistsError, match="is not an empty folder"):
         build(sources_of(downloads), built, DIVIDE)
     busi = Download("busi", downloads / "busi")
     shutil.copytree(downloads / "busi", tmp_path / "copy")

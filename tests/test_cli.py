@@ -147,7 +147,7 @@ def test_a_failed_write_leaves_nothing_half_written(segment, case, tmp_path, cap
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("ccsam_hf.cli.segment.os.replace", full_disk)
+    monkeypatch.setattr("ccsam_hf.files.os.replace", full_disk)
     assert segment(case, *BOX) == 2
     assert "No space left" in capsys.readouterr().err
     assert written(tmp_path) == []
@@ -323,7 +323,7 @@ def test_an_absent_library_is_said_before_the_model_is_loaded(
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(CCSamPipeline, "from_pretrained", None)
     assert segment(case, *BOX, option) == 2
-    assert f"{library}: pip install ccsam-hf[data]" in capsys.readouterr().err and written(tmp_path) == []
+    assert f'{library}: pip install "ccsam-hf[data]"' in capsys.readouterr().err and written(tmp_path) == []
 
 
 def test_an_output_that_is_a_file_is_refused(case, model_dir, capsys):

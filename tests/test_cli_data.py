@@ -31,7 +31,7 @@ def test_build_writes_a_set_and_prints_its_counts(own, tmp_path, capsys):
     assert "own: train 14, validation 2, test 4 cases" in capsys.readouterr().out
     assert len(read_cases(tmp_path / "set", "built")) == 20
     assert main(["data", "build", f"folder={own}", "--output", str(tmp_path / "set")]) == 2
-    assert "is not an empty directory" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
 
 
 def test_build_in_folds(own, tmp_path, capsys):

@@ -268,7 +268,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part_of_a_new_one(writer,
     def refuse(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("ccsam_hf.descriptions.os.replace", refuse)
+    monkeypatch.setattr("ccsam_hf.files.os.replace", refuse)
     with pytest.raises(OSError, match="disk full"):
         writer("thyroid nodule")
     assert list(writer.cache_dir.iterdir()) == [path] and path.read_bytes() == b"damaged"

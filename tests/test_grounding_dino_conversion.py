@@ -380,7 +380,7 @@ def test_folders_in_use_and_pickles_with_more_than_tensors_are_refused(tmp_path,
     (tmp_path / "full" / "notes.txt").write_text("keep me")
     torch.save({"model": {"a": torch.ones(1)}, "args": argparse.Namespace(lr=0.1)}, tmp_path / "pickle.pth")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match="full exists and is not an empty folder"):
+    with pytest.raises(FileExistsError, match="full exists and is not an empty folder"):
         convert_grounding_dino_checkpoint(checkpoint, tmp_path / "full", tokenizer_folder)
     with pytest.raises(ValueError, match="holds more than tensors"):
         convert_grounding_dino_checkpoint(tmp_path / "pickle.pth", tmp_path / "out", tokenizer_folder)

@@ -388,7 +388,7 @@ def test_this_package_reads_its_own_segmentation_back(masks, tmp_path, rng):
 @pytest.mark.parametrize(("library", "name"), [("nibabel", "nifti"), ("highdicom", "dicom-seg")])
 def test_an_absent_library_names_the_extra(masks, monkeypatch, library, name):
     monkeypatch.setitem(sys.modules, library, None)
-    expected = rf"needs {library}: pip install ccsam-hf\[data\]"
+    expected = rf'needs {library}: pip install "ccsam-hf\[data\]"'
     with pytest.raises(ImportError, match=expected):
         masks_nifti(masks) if name == "nifti" else masks_dicom_seg(masks, LABELS, "case.dcm")
     with pytest.raises(ImportError, match=expected):

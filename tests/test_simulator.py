@@ -204,7 +204,7 @@ def test_write_folder_accepts_an_empty_directory_and_refuses_a_used_one(tmp_path
     (tmp_path / "empty").mkdir()
     write_folder(tmp_path / "empty", count=1, seed=0, targets=["left atrium"], size=(64, 64))
     before = (tmp_path / "data" / "cases.csv").read_bytes()
-    with pytest.raises(FileExistsError, match="not an empty directory"):
+    with pytest.raises(FileExistsError, match="not an empty folder"):
         write_folder(tmp_path / "data", count=1, seed=5, size=(64, 64))
     assert (tmp_path / "data" / "cases.csv").read_bytes() == before
 

@@ -142,7 +142,7 @@ def test_two_steps_leave_a_log_and_checkpoints_that_answer(train, settings):
         assert result.best_box.shape == (4,) and 0 <= result.best_score <= 1
         assert result.tuned_on == "ccsam_hf.data.simulator, full: backbone, text_encoder, projections, detector"
     assert record["step"] == 2
-    assert not list(run.glob("*.partial"))
+    assert not list(run.glob(".*"))
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(script, settings):

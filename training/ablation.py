@@ -15,7 +15,6 @@ was stopped; a configuration that has its result.json is not run again.
 
 import argparse
 import json
-import os
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +32,7 @@ from ccsam_hf.data.splits import divide
 from ccsam_hf.evaluation.harness import evaluate_cases
 from ccsam_hf.evaluation.segmenters import CCSamSegmenter
 from ccsam_hf.evaluation.statistics import BASELINES
+from ccsam_hf.files import write_json
 from ccsam_hf.training.loop import train
 from ccsam_hf.training.run_config import RunConfig
 
@@ -139,15 +139,14 @@ def result_of(arguments: argparse.Namespace, name: str, seed: int, given: dict[s
     """Train and test one configuration with one seed, or read what an earlier call found."""
     configuration = STUDIES[arguments.study][name]
     folder = arguments.folder / arguments.study / name.replace(" ", "_") / f"seed-{seed}"
-    path, partial = folder / "result.json", folder / "result.writing"
+    path = folder / "result.json"
     if not path.is_file():
         start = write_start(folder / "start", configuration.fields, seed, given["pretrained"])
         best = train_one(arguments, folder, start, seed, arguments.steps, **configuration.training)
         placed = divide(given["cases"], seed).apply(given["cases"])
         cases = [case for case in placed if case.split == "test" and case.target in TARGETS]
         scores = {prompt: scores_of(best, cases, prompt, given["grounder"]) for prompt in configuration.tested}
-        partial.write_text(json.dumps(scores, indent=1) + "\n")
-        os.replace(partial, path)
+        write_json(path, scores, indent=1)
     return json.loads(path.read_text())
 
 

@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, PreTrainedModel, SamConfig
 
 from ccsam_hf import CCSamConfig
+from ccsam_hf.files import write_json
 
 REFERENCE = "SAM"
 MODELS = {
@@ -241,10 +242,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("ccsam-hf", "torch", "transformers")},
         "notes": NOTES,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = arguments.output.with_name(arguments.output.name + ".unfinished")
-    unfinished.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(unfinished, arguments.output)
+    write_json(arguments.output, report)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ the bundled ones are refused.
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from ccsam_hf import TINY, TINY_GROUNDER
 from ccsam_hf.evaluation.record import grounding_record, study_record, write_record
+from ccsam_hf.files import write_text
 from ccsam_hf.hub.cards import checkpoint_card, grounder_card
 
 PRINTED = re.compile(r"(\d+) cases, Dice by number of clicks: (\[[\d., ]+\])")  # by training/evaluate_corrections.py
@@ -51,10 +51,8 @@ def corrections_in(model: str, data: str, path: str | Path) -> dict[str, Any]:
 
 
 def write_card(folder: str | Path, text: str) -> None:
-    """Write README.md in one piece."""
-    unfinished = Path(folder) / "README.md.unfinished"
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, Path(folder) / "README.md")
+    """Write README.md, whole or not at all."""
+    write_text(Path(folder) / "README.md", text)
 
 
 def main(texts: Sequence[str] | None = None, tiny: str | Path = TINY, grounder: str | Path = TINY_GROUNDER) -> None:

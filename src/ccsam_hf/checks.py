@@ -32,6 +32,7 @@ def import_extra(name: str, extra: str, purpose: str) -> ModuleType:
         ImportError: the library cannot be imported, with the command that installs it.
     """
     try:
+        importlib.import_module(name.partition(".")[0])
         return importlib.import_module(name)
     except ImportError as error:
         missing = (error.name or name).partition(".")[0]

@@ -8,14 +8,14 @@ filled in for each data set. Here the description of the paper is a constant, so
 import hashlib
 import json
 import logging
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
+
+from .files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -388,7 +388,7 @@ class DescriptionWriter:
         if text is None:
             text = self._ask(phrase, instruction)
             entry = {"model": self.cached_as, "target": phrase, "instruction": instruction, "text": text}
-            _write_json(path, entry)
+            write_json(path, entry)
         return text
 
     def cache_path(self, target: str) -> Path:
@@ -463,19 +463,6 @@ def _plural(phrase: str) -> str:
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies" + place
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s") + place
-
-
-def _write_json(path: Path, entry: dict[str, str]) -> None:
-    """Write to a temporary file and rename, so that a reader never sees half of an entry."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(entry, file, ensure_ascii=False, indent=2)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 _TARGET_OF_SPELLING = {

@@ -20,7 +20,12 @@ OLD = ".old"  # of a folder that was replaced or is being removed
 
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all: `with replace_file(path) as partial: partial.write_bytes(...)`.
+    """Write a file whole or not at all.
+
+    ```python
+    with replace_file("mask.png") as partial:
+        image.save(partial, format="PNG")
+    ```
 
     Args:
         path: of the file; its folder is made where it is missing.
@@ -52,7 +57,12 @@ def write_json(path: str | Path, content: Any, indent: int = 2) -> None:
 
 @contextmanager
 def replace_folder(folder: str | Path) -> Iterator[Path]:
-    """Write a folder whole or not at all: `with replace_folder(folder) as partial: model.save_pretrained(partial)`.
+    """Write a folder whole or not at all.
+
+    ```python
+    with replace_folder("best") as partial:
+        model.save_pretrained(partial)
+    ```
 
     A folder of that name stays until the new one is complete. Between the two renamings neither is in place; what was
     stopped there is completed by [`recover_folder`], which this function calls first.

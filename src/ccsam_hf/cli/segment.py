@@ -3,10 +3,9 @@
 import argparse
 import io
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from PIL import ExifTags, Image
 from .. import TINY
 from ..data.cases import IMAGE_EXTENSIONS
 from ..descriptions import FORMS, to_phrase
+from ..files import replace_file
 from ..formats.annotations import (
     ANNOTATIONS,
     LOCAL_FILES,
@@ -374,12 +374,9 @@ def mask_names(stem: str, count: int) -> list[str]:
 
 def write_together(directory: Path, files: dict[str, bytes]) -> None:
     """Write files into a folder, made where it is missing: first all under other names, then all are renamed."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".ccsam-", dir=directory) as staging:
+    with ExitStack() as stack:
         for name, content in files.items():
-            (Path(staging) / name).write_bytes(content)
-        for name in files:
-            os.replace(Path(staging) / name, directory / name)
+            stack.enter_context(replace_file(directory / name)).write_bytes(content)
 
 
 __all__ = ["add_grounder", "add_segment"]

@@ -24,13 +24,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from ..files import check_new_folder
 from ..grounding_texts import phrase_delimiter_ids
 from .original_grounding_dino import UNUSED_IN_CHECKPOINTS, WORD_EMBEDDINGS
 from .weights import (
     ConversionReport,
     NamingStyle,
     Problems,
-    check_output_dir,
     load_checkpoint_file,
     recognise_style,
     rename_tensors,
@@ -315,11 +315,12 @@ def convert_grounding_dino_checkpoint(
         The report, which also lies in `output_dir` as `conversion_report.json`.
 
     Raises:
-        ValueError: a folder that is not empty, a checkpoint that does not fit, or a tokenizer that cannot be had or is
+        FileExistsError: a folder that is not empty.
+        ValueError: a checkpoint that does not fit, or a tokenizer that cannot be had or is
             another one.
     """
     output_dir = Path(output_dir)
-    check_output_dir(output_dir)
+    check_new_folder(output_dir)
     text_processor = load_tokenizer(tokenizer)
     converted, config, report = convert_grounding_dino(load_checkpoint_file(checkpoint))
     delimiter_ids = phrase_delimiter_ids(text_processor, config.text_config.vocab_size)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, BertConfig, BertModel
 from transformers.models.grounding_dino.modeling_grounding_dino import GroundingDinoObjectDetectionOutput
 
+from ..checks import import_extra
 from ..grounding_texts import phrase_delimiter_ids
 from .weights import load_checkpoint_file, unwrap
 
@@ -314,13 +315,9 @@ def upstream_warnings_ignored() -> Iterator[None]:
 
 def import_upstream() -> ModuleType:
     """The package's module with the detector; ImportError that says what to install."""
-    try:
-        from groundingdino.models.GroundingDINO import groundingdino as upstream
-    except ImportError as error:
-        raise ImportError(
-            f'the original Grounding DINO cannot be imported ({error}): pip install "ccsam-hf[originals]"'
-        ) from error
-    return upstream
+    return import_extra(
+        "groundingdino.models.GroundingDINO.groundingdino", "originals", "running the original Grounding DINO"
+    )
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:

@@ -7,10 +7,8 @@ Source: names as in facebookresearch/segment-anything (modeling/), xianlin7/SAMU
 import copy
 import dataclasses
 import json
-import os
 import pickle
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..configuration_ccsam import CCSamConfig
+from ..files import check_new_folder, replace_folder, write_json
 from ..image_processing_ccsam import CCSamImageProcessor
 from ..modeling_ccsam import CCSamModel
 from ..processing_ccsam import CCSamProcessor
@@ -524,12 +523,13 @@ def convert_checkpoint(
         The report, which also lies in `output_dir` as `conversion_report.json`.
 
     Raises:
-        ValueError: unknown kind, a folder that is not empty, or a checkpoint that does not fit.
+        FileExistsError: the output is a folder that is not empty.
+        ValueError: unknown kind, or a checkpoint that does not fit.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
     output_dir = Path(output_dir)
-    check_output_dir(output_dir)
+    check_new_folder(output_dir)
     state_dict = load_checkpoint_file(checkpoint)
     if base is None:
         config, processor = KINDS[kind].config(), CCSamProcessor(CCSamImageProcessor())
@@ -548,26 +548,12 @@ def convert_checkpoint(
     return report
 
 
-def check_output_dir(output_dir: Path) -> None:
-    """Raise ValueError unless `output_dir` is new or an empty folder."""
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is not an empty folder; name a new one")
-
-
 def save_folder(output_dir: Path, model: PreTrainedModel, processor: ProcessorMixin, report: ConversionReport) -> None:
     """Write all files beside `output_dir`, then move them there at once."""
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = output_dir.with_name(f".{output_dir.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with replace_folder(output_dir) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
-        (partial / REPORT_NAME).write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n", encoding="utf-8")
-        if output_dir.exists():
-            output_dir.rmdir()  # an empty folder: some systems do not replace one
-        os.replace(partial, output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_json(partial / REPORT_NAME, dataclasses.asdict(report))
 
 
 __all__ = [

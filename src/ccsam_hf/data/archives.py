@@ -9,13 +9,10 @@ that the target is complete or absent.
 import bz2
 import gzip
 import lzma
-import os
 import re
-import shutil
 import stat
 import struct
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +23,8 @@ from pathlib import Path
 from typing import IO
 
 from tqdm.auto import tqdm
+
+from ..files import check_new_folder, replace_folder
 
 MAX_BYTES = 200 * 10**9
 MAX_MEMBERS = 1_000_000
@@ -84,20 +83,10 @@ def unpack(
     archive, directory = Path(archive), Path(directory)
     if not archive.is_file():
         raise FileNotFoundError(f"{archive} is not a file; expected a zip or tar archive")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists and is not an empty directory; choose another or empty it first")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial_directory = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
+    check_new_folder(directory)
+    with replace_folder(directory) as unfinished:
         with tqdm(desc=f"unpack {archive.name}", unit="B", unit_scale=True, disable=not progress) as bar:
-            write_members(archive, partial_directory, max_bytes, max_members, bar)
-        partial_directory.chmod(0o755)
-        if directory.exists():
-            directory.rmdir()
-        os.replace(partial_directory, directory)
-    except BaseException:
-        shutil.rmtree(partial_directory, ignore_errors=True)
-        raise
+            write_members(archive, unfinished, max_bytes, max_members, bar)
     return directory
 
 

@@ -13,7 +13,6 @@ that was interrupted goes on where it stopped if its files, splits and versions 
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..files import check_new_folder, remove_folder, replace_file, write_json
 from .archives import data_root, unpack
 from .card import dataset_card
 from .cases import SPLITS, Case
@@ -128,8 +128,7 @@ def build(
             What is complete stays in `.<output>.partial`.
     """
     output = Path(output).resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not an empty directory; choose another or remove it first")
+    check_new_folder(output)
     partial = output.parent / f".{output.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     cases, notes = collect(sources, partial / "sources")
@@ -164,8 +163,8 @@ def build(
         configs=configs_of(record["counts"], fingerprint(partial, list(shards))),
     )
     (partial / "README.md").write_text(card, encoding="utf-8")
-    (partial / BUILD_FILE).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(partial / "sources", ignore_errors=True)
+    write_json(partial / BUILD_FILE, record, indent=1)
+    remove_folder(partial / "sources")  # renamed first: a build that is stopped here must not read half of them again
     if output.exists():
         output.rmdir()
     os.replace(partial, output)
@@ -252,9 +251,9 @@ def start_or_resume(partial: Path, plan: str) -> None:
     (partial / BUILD_FILE).unlink(missing_ok=True)  # of a build that was stopped between it and the renaming
     path = partial / PLAN_FILE
     if not path.exists() or path.read_text() != plan:
-        shutil.rmtree(partial / "data", ignore_errors=True)
+        remove_folder(partial / "data")
         path.write_text(plan)
-    for half_written in partial.glob("data/*/*.writing"):
+    for half_written in partial.glob("data/*/.*.partial"):
         half_written.unlink()
 
 
@@ -263,15 +262,12 @@ def write_shard(path: Path, cases: Sequence[Case], bar: tqdm) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half_written = path.with_name(path.name + ".writing")
     schema = features().arrow_schema
-    with parquet.ParquetWriter(half_written, schema) as writer:
+    with replace_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
         for start in range(0, len(cases), ROWS_OF_GROUP):
             group = cases[start : start + ROWS_OF_GROUP]
             writer.write_table(pyarrow.Table.from_pylist(list(rows_of(group)), schema=schema))
             bar.update(len(group))
-    os.replace(half_written, path)
 
 
 def counts_of(cases: Sequence[Case]) -> dict[str, dict[str, dict[str, int]]]:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..checks import import_extra
 from .cases import Case
 
 BUILD_FILE = "build.json"
@@ -174,11 +175,7 @@ def features():
 
 def import_datasets():
     """The `datasets` library; ImportError that says how to get it."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("built data sets need the datasets library: pip install ccsam-hf[data]") from error
-    return datasets
+    return import_extra("datasets", "data", "reading and building data sets")
 
 
 def check_complete(directory: Path) -> dict[str, Any]:

@@ -19,13 +19,12 @@ depends on the seed and on the names alone, and not on the order or on the versi
 
 import hashlib
 import json
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from ..files import write_json
 from .cases import SPLITS, Case
 
 SEEN = ("TN3K", "TG3K", "BUSI", "CAMUS")
@@ -109,13 +108,7 @@ class Splits:
 
     def save(self, path: str | Path) -> None:
         """Write the lists as JSON: complete or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=1, ensure_ascii=False)
-            file.write("\n")
-        os.replace(partial, path)
+        write_json(path, asdict(self), indent=1)
 
     @classmethod
     def load(cls, path: str | Path) -> "Splits":

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from .. import __version__
+from ..checks import import_extra
 from ..visualization import color_of
 
 ANNOTATIONS = ("coco", "label-studio", "cvat")
@@ -103,11 +104,7 @@ def to_coco(images: Iterable[AnnotatedImage]) -> dict[str, Any]:
 
 def coco_masks() -> Any:
     """The module of pycocotools that encodes masks; ImportError that says how it is installed."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError("annotations in COCO need pycocotools: pip install ccsam-hf[data]") from error
-    return mask
+    return import_extra("pycocotools.mask", "data", "writing annotations in COCO")
 
 
 def to_label_studio(images: Iterable[AnnotatedImage], prefix: str = LOCAL_FILES) -> list[dict[str, Any]]:

@@ -5,19 +5,18 @@ of the extra `data`. For research. Not a medical device.
 """
 
 import gzip
-import importlib
 import io
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .. import __version__
+from ..checks import import_extra
 from ..descriptions import find_target
 from ..measurements import check_spacing
 from ..pipeline_ccsam import SegmentationResult
@@ -95,15 +94,7 @@ def check_formats(formats: Sequence[str]) -> None:
     """Raise ImportError where a library that writes one of `FORMATS` is absent."""
     for name in formats:
         if name in LIBRARIES:
-            library(LIBRARIES[name], name)
-
-
-def library(name: str, purpose: str) -> ModuleType:
-    """An optional library; ImportError that says for what it is needed and how it is installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{purpose} needs {name.split('.')[0]}: pip install ccsam-hf[data]") from error
+            import_extra(LIBRARIES[name], "data", name)
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -160,7 +151,7 @@ def masks_nifti(masks: Sequence[np.ndarray], spacing_mm: tuple[float, float] | N
         ImportError: nibabel is absent.
         TypeError, ValueError: masks that are not bool or differ in shape, too many of them, or a bad spacing.
     """
-    nibabel = library("nibabel", "NIfTI")
+    nibabel = import_extra("nibabel", "data", "NIfTI")
     masks = checked_masks(masks, num_axes=(2, 3))
     check_spacing(spacing_mm)
     if len(masks) > 255:
@@ -207,7 +198,7 @@ def masks_dicom_seg(
         TypeError, ValueError: masks that are not bool, of another size than the source or of another number than the
             labels; a frame that the source lacks; or a source that no segmentation can refer to.
     """
-    highdicom, pydicom = library("highdicom", "DICOM-SEG"), library("pydicom", "DICOM-SEG")
+    highdicom, pydicom = import_extra("highdicom", "data", "DICOM-SEG"), import_extra("pydicom", "data", "DICOM-SEG")
     header = referable_header(source)
     num_frames = int(header.get("NumberOfFrames") or 1)
     by_frame = frames_of(masks, frame_numbers, num_frames)
@@ -283,7 +274,7 @@ def referable_header(source: Any) -> Any:
         ImportError: pydicom is absent.
         ValueError: it is no DICOM file, or lacks what a reference needs.
     """
-    pydicom = library("pydicom", "DICOM-SEG")
+    pydicom = import_extra("pydicom", "data", "DICOM-SEG")
     if isinstance(source, (str, Path)):
         try:
             source = pydicom.dcmread(source, stop_before_pixels=True)
@@ -307,7 +298,7 @@ def for_highdicom(header: Any) -> Any:
     Attributes that may be empty are absent in some files, and loops of ultrasound have no functional groups: both are
     set here. A Frame of Reference would ask for a position, which ultrasound does not state.
     """
-    pydicom = library("pydicom", "DICOM-SEG")
+    pydicom = import_extra("pydicom", "data", "DICOM-SEG")
     header = deepcopy(header)
     for keyword in PATIENT_AND_STUDY:
         if keyword not in header:
@@ -324,8 +315,8 @@ def for_highdicom(header: Any) -> Any:
 
 def describe_segment(index: int, label: str | None) -> Any:
     """Number, label, codes, colour and algorithm of a segment, as highdicom takes them."""
-    highdicom = library("highdicom", "DICOM-SEG")
-    concepts = library("pydicom.sr.codedict", "DICOM-SEG").codes
+    highdicom = import_extra("highdicom", "data", "DICOM-SEG")
+    concepts = import_extra("pydicom.sr.codedict", "data", "DICOM-SEG").codes
     text = " ".join((label or UNNAMED).replace("\\", "/").split())  # a backslash separates values
     target = None if label is None else find_target(label)
     codes = CODES.get(target.name, ANY_AREA) if target else ANY_AREA
@@ -356,7 +347,7 @@ def set_frames(segmentation: Any, masks: np.ndarray, frames: Sequence[int]) -> N
         masks: (F, P, H, W) bool.
         frames: F numbers in the loop, from 0, ascending.
     """
-    pydicom = library("pydicom", "DICOM-SEG")
+    pydicom = import_extra("pydicom", "data", "DICOM-SEG")
     of_first = list(segmentation.PerFrameFunctionalGroupsSequence)  # one for each segment
     per_frame = []
     for segment, template in enumerate(of_first, start=1):
@@ -396,7 +387,7 @@ def secondary_capture(
         ImportError: highdicom is absent.
         ValueError: a bad spacing, or an image of another kind.
     """
-    highdicom, pydicom = library("highdicom", "DICOM-SEG"), library("pydicom", "DICOM-SEG")
+    highdicom, pydicom = import_extra("highdicom", "data", "DICOM-SEG"), import_extra("pydicom", "data", "DICOM-SEG")
     check_spacing(spacing_mm)
     pixels = np.asarray(image) if is_grey(image) else np.asarray(to_rgb(image))
     uids = [pydicom.uid.generate_uid() for _ in range(3)]

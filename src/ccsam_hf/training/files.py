@@ -1,25 +1,21 @@
 """Files of a run: folders that appear whole, and a log of JSON lines."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from ..files import replace_folder, write_json, write_text
+
 
 def write_folder(folder: Path, write: Callable[[Path], None], record: dict[str, Any] | None = None) -> None:
     """Let `write` fill a folder, add the record as `training.json`; the folder appears whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    if record is not None:
-        (partial / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with replace_folder(folder) as partial:
+        write(partial)
+        if record is not None:
+            write_json(partial / "training.json", record)
 
 
 def log(accelerator: Accelerator, output_dir: Path, entry: dict[str, Any]) -> None:
@@ -44,6 +40,4 @@ def keep_lines(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> None:
             continue
         if is_kept(entry):
             kept.append(line)
-    partial = path.with_suffix(".writing")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))

@@ -8,14 +8,12 @@ was stopped goes on exactly as it would have: run the same command again.
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..checks import import_extra
 from ..evaluation.metrics import dice, hausdorff_samus
+from ..files import recover_folder, write_text
 from ..grounding import TextGrounder
 from ..hub.push import push_checkpoint
 from ..image_processing_ccsam import CCSamImageProcessor
@@ -43,6 +43,7 @@ from .states import latest_state, save_state
 
 # What may differ between a run and its continuation.
 FREE_TO_CHANGE = ("config", "num_workers", "tracker", "push_to_hub", "log_every", "keep_states", "output_dir")
+CHECKPOINTS = ("best", "last")
 
 
 class Progress:
@@ -203,8 +204,8 @@ def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Le
 
 def build_accelerator(run: RunConfig, output_dir: Path) -> Accelerator:
     """The processes and their device, precision and trackers."""
-    if run.tracker == "tensorboard" and find_spec("tensorboard") is None:
-        raise ImportError("tracker=tensorboard needs it: pip install ccsam-hf[train], or set tracker: none")
+    if run.tracker == "tensorboard":
+        import_extra("tensorboard", "train", "tracker=tensorboard")
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # embeddings of prompts that do not occur
     accelerator = Accelerator(
         mixed_precision=run.mixed_precision,
@@ -250,10 +251,10 @@ def start_or_resume(run: RunConfig, output_dir: Path, accelerator: Accelerator, 
             told = "; ".join(f"{name}: {theirs!r} there, {ours!r} now" for name, (theirs, ours) in other.items())
             raise FileExistsError(f"{output_dir} holds another run ({told}); choose another output_dir, or remove it")
     elif accelerator.is_main_process:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        partial_path = path.with_suffix(".writing")
-        partial_path.write_text(yaml.safe_dump(asdict(run)))
-        os.replace(partial_path, path)
+        write_text(path, yaml.safe_dump(asdict(run)))
+    if accelerator.is_main_process:
+        for name in CHECKPOINTS:
+            recover_folder(output_dir / name)  # of a run that was killed between two renamings
     accelerator.wait_for_everyone()
     state = latest_state(output_dir)
     if state is not None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..files import remove_folder
+
 PREFIX = "step-"
 HALF_WRITTEN = ".writing"
 
@@ -40,8 +42,8 @@ def save_state(accelerator: Accelerator, output_dir: Path, step: int, keep: int)
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(complete, ignore_errors=True)
+        remove_folder(complete)
         os.replace(partial, complete)
         for older in states_of(output_dir)[: -max(keep, 1)]:
-            shutil.rmtree(older)
+            remove_folder(older)
     accelerator.wait_for_everyone()

@@ -1,10 +1,7 @@
 """What an audit found (`Finding`, `AuditReport`), as a table, as files and as a contact sheet (`write_report`)."""
 
-import json
-import os
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ...files import replace_file, write_json, write_text
 from ...visualization import color_of, contact_sheet, line_width, outline, to_rgb
 from ..cases import Case
 
@@ -133,26 +131,10 @@ def write_report(report: AuditReport, cases: Sequence[Case], directory: str | Pa
         directory: made where it is missing; the three files are replaced.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(report.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    replace_file(directory / "findings.json", lambda path: path.write_text(content, encoding="utf-8"))
-    table = report.to_table() + "\n"
-    replace_file(directory / "findings.txt", lambda path: path.write_text(table, encoding="utf-8"))
-    sheet = sheet_of(report, cases)
-    replace_file(directory / "contact_sheet.png", lambda path: sheet.save(path, format="PNG"))
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and rename it."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    try:
-        write(Path(partial))
-        Path(partial).chmod(0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write_json(directory / "findings.json", report.to_dict(), indent=1)
+    write_text(directory / "findings.txt", report.to_table() + "\n")
+    with replace_file(directory / "contact_sheet.png") as partial:
+        sheet_of(report, cases).save(partial, format="PNG")
 
 
 def sheet_of(report: AuditReport, cases: Sequence[Case]) -> Image.Image:

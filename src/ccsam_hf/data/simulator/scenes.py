@@ -7,8 +7,6 @@ The data of the tests, of training without any data set, and of the bundled chec
 import csv
 import io
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 
+from ...files import check_new_folder, replace_folder
 from .beamforming import display, echo_levels, random_scanner
 from .phantoms import build_phantom
 
@@ -200,17 +199,9 @@ def write_folder(
         raise ValueError(f"count={count} cases of {len(targets)} targets; expected at least one of each")
     for target in targets:
         check_request(target, seed, size)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} exists and is not an empty directory; choose another or empty it first")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
+    check_new_folder(directory)
+    with replace_folder(directory) as partial:
         write_cases(partial, count, seed, targets, size)
-        partial.chmod(0o755)
-        os.replace(partial, directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def write_cases(directory: Path, count: int, seed: int, targets: Sequence[str], size: tuple[int, int]) -> None:
