@@ -248,6 +248,31 @@ def test_the_real_tiny_model_runs_from_files_to_files(prompt, tiny_model, write_
     assert all(0 <= row["dice"] <= 100 and np.isfinite(row["iou_score"]) for row in rows)
 
 
+def test_rows_and_summary_tell_parts_and_reach_beside_those_of_the_baseline(tiny_blocks):
+    first, second = evaluate_cases(SegmenterThatSeesBrightness(moved_right=10), tiny_blocks, ["box"])
+    assert (first["parts"], first["largest_part_share"], first["reach_outside_box"]) == (1, 1, 10 / 40)
+    assert (second["parts"], second["reach_outside_box"]) == (1, pytest.approx(10 / 30))
+    assert (first["baseline_parts"], first["baseline_reach_outside_box"]) == (1, 0)
+    summary = summarize([first, second])
+    assert summary["all"]["reach_outside_box"]["max"] == pytest.approx(1 / 3) and summary["all"]["parts"]["mean"] == 1
+    assert summary["baseline"]["ellipse"]["reach_outside_box"]["mean"] == 0
+    (point, _) = evaluate_cases(SegmenterThatSeesBrightness(), tiny_blocks, ["point"])
+    assert point["reach_outside_box"] is None and "reach_outside_box" not in summarize([point])["all"]
+
+
+def test_a_limit_takes_the_same_cases_spread_over_targets(write_cases, tmp_path, monkeypatch):
+    monkeypatch.setitem(LOADERS, "bright", lambda checkpoint, num_samples: SegmenterThatSeesBrightness())
+    names = [f"case{number}" for number in range(12)]
+    masks = {name: block(10 * number, 20, 9, 30) for number, name in enumerate(names)}
+    data = write_cases(masks, {name: "left atrium" if name > "case5" else "kidney" for name in names})
+    summary = evaluate_directory("bright:", data, "folder", "box", "samus", tmp_path / "out", limit=4)
+    assert summary["limit"] == 4 and (summary["kidney"]["n"], summary["left atrium"]["n"]) == (2, 2)
+    again = evaluate_directory("bright:", data, "folder", "box", "samus", tmp_path / "again", limit=4)
+    assert again == summary
+    with pytest.raises(ValueError, match="limit is 0; expected at least 1 case"):
+        evaluate_directory("bright:", data, "folder", "box", "samus", tmp_path / "none", limit=0)
+
+
 # --- several models --------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 from scipy.spatial.distance import cdist, directed_hausdorff
 
 from ccsam_hf.evaluation.metrics import (
@@ -20,6 +21,7 @@ from ccsam_hf.evaluation.metrics import (
     largest_distance,
     miss_scores,
     sensitivity,
+    shape_of,
     specificity,
 )
 
@@ -344,3 +346,50 @@ def test_unknown_metric_is_refused():
     mask = np.ones((4, 5), dtype=bool)
     with pytest.raises(ValueError, match="metric is 'chessboard'; accepted are manhattan, euclidean"):
         hausdorff(mask, mask, "chessboard")
+
+
+def plain_distances(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The Euclidean scores by distance transforms of the whole frame, each computed by itself."""
+    edges = [mask & ~binary_erosion(mask) for mask in (pred, truth)]
+    whole, surface = (
+        [distance_transform_edt(~two)[one], distance_transform_edt(~one)[two]] for one, two in ((pred, truth), edges)
+    )
+    return {
+        "hd_euclidean": max(each.max() for each in whole),
+        "hd95": max(np.percentile(each, 95) for each in surface),
+        "assd": np.concatenate(surface).mean(),
+    }
+
+
+@pytest.mark.parametrize("roughness", [1, 3, 12])
+def test_all_scores_equal_the_plain_path_to_the_bit(roughness, rng):
+    """Shattered masks take the distance grid, smooth ones the tree; both give what whole-frame transforms give."""
+    for likeness in (0.1, 0.5, 0.95):
+        first, other = (gaussian_filter(rng.normal(size=(256, 256)), roughness) for _ in range(2))
+        mixed = likeness * first + (1 - likeness) * other
+        pred, truth = first > 0.5 * first.std(), mixed > 0.7 * mixed.std()
+        scores = all_scores(pred, truth)
+        assert {name: scores[name] for name in ("hd_euclidean", "hd95", "assd")} == plain_distances(pred, truth)
+        assert scores["hd_samus"] == hausdorff_samus(pred, truth)
+        signs = [np.where(mask, 1, -1) for mask in (pred, truth)]
+        rows = (256 - signs[0] @ signs[1].T) / 2
+        assert scores["hd_rows"] == max(rows.min(axis=0).max(), rows.min(axis=1).max())
+        assert scores["boundary_iou"] / 100 == pytest.approx(slow_boundary_iou(pred, truth, 7), abs=1e-12)
+
+
+def test_shape_counts_parts_and_how_far_a_mask_leaves_its_box():
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[5:10, 10:20] = mask[10, 20] = True  # touches at a corner: one part
+    box = np.array([10, 5, 19, 9])
+    assert shape_of(mask, box) == {"parts": 1, "largest_part_share": 1, "reach_outside_box": pytest.approx(1 / 5)}
+    raw = mask.copy()
+    raw[0, :9] = True
+    assert shape_of(mask, box, raw) == {
+        "parts": 2,
+        "largest_part_share": pytest.approx(51 / 60),
+        "reach_outside_box": pytest.approx(1 / 5),
+    }
+    assert shape_of(raw, box)["reach_outside_box"] == 1  # ten columns of ten
+    assert shape_of(mask[:10], box)["reach_outside_box"] == 0 and shape_of(mask)["reach_outside_box"] is None
+    empty = {"parts": 0, "largest_part_share": None, "reach_outside_box": None}
+    assert shape_of(np.zeros((4, 4), dtype=bool), np.array([0, 0, 1, 1])) == empty

@@ -95,6 +95,7 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument("--data", type=Path, required=True, metavar="DIR")
     command.add_argument("--layout", choices=LAYOUTS, default="folder")
     command.add_argument("--split", choices=SPLITS, help="of a layout that knows splits; all cases if left out")
+    command.add_argument("--limit", type=int, metavar="N", help="at most N objects, spread over targets and patients")
     command.add_argument("--prompt", choices=PROMPTS, required=True)
     command.add_argument("--draws", type=int, default=1, metavar="N", help="of random-point and jittered-box; 1")
     command.add_argument("--num-samples", type=int, metavar="K", help="draws for the uncertainty, at least 2")
@@ -171,6 +172,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments.split,
         arguments.draws,
         arguments.num_samples,
+        arguments.limit,
     )
     for target, values in summary.items():
         if isinstance(values, dict) and "dice" in values:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from ..data.cases import SPLITS, Case
 from ..data.prompts import Prompt
@@ -34,6 +35,7 @@ from ..data.readers import read_cases
 from ..geometry import rescale_boxes
 from ..grounding import TextGrounder
 from ..pipeline_ccsam import CCSamPipeline
+from .limit import sample_cases
 from .protocol import DRAWN, NEEDS, PROMPTS, PROTOCOLS, prompt_from, scored, seed_of, true_mask, unscored
 from .segmenters import (
     SIZE,
@@ -50,6 +52,7 @@ from .statistics import comparisons, summaries, summarize
 logger = logging.getLogger(__name__)
 
 UNFINISHED = "rows.unfinished.jsonl"
+MISSES_NAMED = 20
 RESERVED_NAMES = (
     "all",
     "baseline",
@@ -57,6 +60,7 @@ RESERVED_NAMES = (
     "prompt",
     "protocol",
     "split",
+    "limit",
     "model",
     "grounder",
     "versions",
@@ -226,6 +230,7 @@ def evaluate_directory(
     split: str | None = None,
     draws: int = 1,
     num_samples: int | None = None,
+    limit: int | None = None,
 ) -> dict:
     """Evaluate a checkpoint on a directory of cases; writes `summary.json` and `cases.csv`, each in one piece.
 
@@ -243,10 +248,11 @@ def evaluate_directory(
         split: "train", "validation" or "test" to evaluate the cases that the release puts there, None for all.
         draws: of "random-point" and "jittered-box".
         num_samples: draws of the posterior for the uncertainty, None for none.
+        limit: at most so many cases, the same ones at every call, see `ccsam_hf.evaluation.limit`; None for all.
 
     Returns:
         The content of `summary.json`: that of `summarize`, and `n_without_object`, `prompt`, `protocol`, `split`,
-        `model`, `grounder` (its text encoder and what it was tuned on, None for zero-shot), `versions`.
+        `limit`, `model`, `grounder` (its text encoder and what it was tuned on, None for zero-shot), `versions`.
 
     Raises:
         FileNotFoundError: a folder is missing.
@@ -256,7 +262,7 @@ def evaluate_directory(
     """
     check_choice("prompt", prompt, PROMPTS)
     check_choice("protocol", protocol, PROTOCOLS)
-    data, n_without_object = read_data(Path(data_dir).name, data_dir, layout, split)
+    data, n_without_object = read_data(Path(data_dir).name, data_dir, layout, split, limit=limit)
     taken = sorted({case.target for case in data.cases} & set(RESERVED_NAMES))
     if taken:
         raise ValueError(f"target {taken[0]!r} is a name of the summary itself: call the target something else")
@@ -268,12 +274,14 @@ def evaluate_directory(
         "prompt": prompt,
         "protocol": protocol,
         "split": split,
+        "limit": limit,
         "model": str(model_dir),
         "grounder": settings and {"text_encoder": settings.text_encoder, "tuned_on": settings.tuned_on},
         "versions": versions(),
     }
     output_dir = Path(output_dir)
     rows = collect({str(model_dir): segmenter}, [data], [prompt], draws, found_by, output_dir, about)
+    name_misses(rows)
     summary = summarize(rows) | about
     write_table(output_dir / "cases.csv", rows)
     write_json(output_dir / "summary.json", summary)
@@ -382,7 +390,10 @@ def collect(
     loader = DataLoader(pending, batch_size=1, collate_fn=itemgetter(0)) if pending else []
     if accelerator is not None and pending:
         loader = accelerator.prepare(loader)
-    with path.open("a", encoding="utf-8") if is_main else open(os.devnull, "w") as file:
+    bar = tqdm(
+        total=len(tasks), initial=len(finished), desc="evaluate", unit="case", disable=None if is_main else True
+    )
+    with bar, path.open("a", encoding="utf-8") if is_main else open(os.devnull, "w") as file:
         for index in loader:
             name, place, i = tasks[index]
             lines = [(index, of_case[name, place](data[place].cases[i]))]
@@ -392,10 +403,21 @@ def collect(
             if is_main:
                 file.writelines(as_line(*line) for line in lines)
                 file.flush()
+            bar.update(len(lines))
     for (name, place), _ in of_case.items():
         mine = [row for index, task in enumerate(tasks) if task[:2] == (name, place) for row in finished[index]]
         checked(mine)
     return [row for index in range(len(tasks)) for row in finished[index]]
+
+
+def name_misses(rows: Sequence[dict]) -> None:
+    """Say on the console which cases were missed, and why."""
+    missed = [row for row in rows if row["status"] == "missed"]
+    if not missed:
+        return
+    names = [f"{row['name']} ({row['target']}: {row['reason']})" for row in missed[:MISSES_NAMED]]
+    more = f", and {len(missed) - len(names)} more in cases.csv" if len(missed) > len(names) else ""
+    logger.warning("%d of %d were missed: %s%s", len(missed), len(rows), "; ".join(names), more)
 
 
 def start_or_go_on(path: Path, about: dict[str, Any]) -> None:
@@ -433,9 +455,16 @@ def as_line(task: int, rows: list[dict]) -> str:
 
 
 def read_data(
-    name: str, directory: str | Path, layout: str, split: str | None = None, seen: bool | None = None
+    name: str,
+    directory: str | Path,
+    layout: str,
+    split: str | None = None,
+    seen: bool | None = None,
+    limit: int | None = None,
 ) -> tuple[DataSet, int]:
     """The cases with an object of a directory, and the number of those without.
+
+    With a limit no more masks are read than it needs; the number is then of those that were read.
 
     Raises:
         FileNotFoundError, ValueError: nothing to read there, no case in the split, or none with an object.
@@ -445,12 +474,11 @@ def read_data(
     every = [case for case in read_cases(directory, layout) if split in (None, case.split)]
     if not every:
         raise ValueError(f"{directory} has no case in split {split!r}; its layout may know no splits: build it first")
-    cases = [case for case in every if case.mask.any()]
-    without = len(every) - len(cases)
+    cases, without = sample_cases(every, len(every) if limit is None else limit)
     if not cases:
         raise ValueError(f"none of the {len(every)} cases in {directory} has an object: there is nothing to prompt")
     if without:
-        logger.warning("%d of %d cases have no object and are not evaluated", without, len(every))
+        logger.warning("%d of %d cases have no object and are not evaluated", without, without + len(cases))
     return DataSet(name, cases, layout, seen), without
 
 

@@ -5,13 +5,22 @@ scores are those that segmentation papers report beside them.
 """
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import binary_erosion, distance_transform_cdt, distance_transform_edt
+from scipy.ndimage import distance_transform_cdt, distance_transform_edt, label
+from scipy.spatial import cKDTree
 
 DISTANCE_METRICS = ("manhattan", "euclidean")
 PERCENT = ("dice", "iou", "sensitivity", "specificity", "boundary_iou")  # of the scores: in percent, higher is better
 SCORES = (*PERCENT, "hd_samus", "hd_rows", "hd_euclidean", "hd95", "assd")  # the others: in pixels, lower is better
+SHAPES = (
+    "parts",
+    "largest_part_share",
+    "reach_outside_box",
+)  # what `shape_of` tells; no score, there is no truth in it
+POINTS_PER_PIXEL = {"manhattan": 1 / 40, "euclidean": 1 / 12}  # a tree asks fewer points than this faster than a grid
 
 
 def all_scores(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -29,17 +38,20 @@ def all_scores(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         TypeError: a mask is not a bool array.
         ValueError: a mask is not two-dimensional, or the sizes differ.
     """
+    _check_masks(pred, truth)
+    pair = _cut_to_objects(pred, truth)  # shared by all distances
+    surfaces = pair.surface_distances()
     return {
         "dice": 100 * dice(pred, truth),
         "iou": 100 * iou(pred, truth),
         "sensitivity": 100 * sensitivity(pred, truth),
         "specificity": 100 * specificity(pred, truth),
         "boundary_iou": 100 * boundary_iou(pred, truth),
-        "hd_samus": hausdorff_samus(pred, truth),
+        "hd_samus": pair.hausdorff("manhattan"),
         "hd_rows": hausdorff_of_rows(pred, truth),
-        "hd_euclidean": hausdorff(pred, truth, metric="euclidean"),
-        "hd95": hd95(pred, truth),
-        "assd": assd(pred, truth),
+        "hd_euclidean": pair.hausdorff("euclidean"),
+        "hd95": _largest_percentile(surfaces),
+        "assd": _mean(surfaces),
     }
 
 
@@ -69,6 +81,33 @@ def miss_scores(size: tuple[int, int]) -> dict[str, float]:
         "hd95": euclidean,
         "assd": euclidean,
     }
+
+
+def shape_of(
+    mask: np.ndarray, box: np.ndarray | None = None, raw: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """Whether a mask is one whole object, and whether it keeps to the box that asked for it.
+
+    Args:
+        mask: (H, W) bool, the mask that a user gets.
+        box: (4,) xyxy of the prompt, its first and last column and row both inside; None where the prompt had no box.
+        raw: (H, W) bool, the same before specks were removed from it; left out, the mask itself.
+
+    Returns:
+        parts: number of connected parts of `raw`, where pixels that touch at a corner are connected (8 neighbors).
+        largest_part_share: share of the pixels of `raw` in the largest of them, in (0, 1]; None without a pixel.
+        reach_outside_box: the furthest that `mask` reaches beyond a side of the box, as a share of the box's width
+            (left and right) or height (top and bottom); 0 where it stays inside, None without a box or a pixel.
+
+    Raises:
+        TypeError: a mask is not a bool array.
+        ValueError: a mask is not two-dimensional, or the sizes differ.
+    """
+    raw = mask if raw is None else raw
+    _check_masks(mask, raw)
+    labels, parts = label(raw, np.ones((3, 3)))
+    share = float(np.bincount(labels[raw]).max() / np.count_nonzero(raw)) if parts else None
+    return {"parts": parts, "largest_part_share": share, "reach_outside_box": _reach_outside(mask, box)}
 
 
 def dice(pred: np.ndarray, truth: np.ndarray) -> float:
@@ -172,17 +211,18 @@ def boundary_iou(pred: np.ndarray, truth: np.ndarray, dilation_ratio: float = 0.
     if not 0 < dilation_ratio <= 1:
         raise ValueError(f"dilation_ratio is {dilation_ratio}; expected a fraction of the diagonal in (0, 1]")
     steps = max(1, round(dilation_ratio * math.hypot(*pred.shape)))
-    pred, truth = _cut_to_objects(pred, truth)
-    square = np.ones((3, 3), dtype=bool)
-    regions = [mask & ~binary_erosion(mask, square, iterations=steps) for mask in (pred, truth)]
+    pair = _cut_to_objects(pred, truth)
+    regions = []
+    for mask in (pair.pred, pair.truth):
+        depth = distance_transform_cdt(np.pad(mask, 1), "chessboard")[1:-1, 1:-1]  # steps to the background
+        regions.append(mask & (depth <= steps))
     return iou(*regions)
 
 
 def hausdorff(pred: np.ndarray, truth: np.ndarray, metric: str = "manhattan") -> float:
     """Hausdorff distance between the positions of all pixels of two masks, not of their boundaries only.
 
-    The largest distance from a pixel of one mask to the nearest pixel of the other, over both directions. Two distance
-    transforms on the masks' common bounding box give it in time proportional to that box.
+    The largest distance from a pixel of one mask to the nearest pixel of the other, over both directions.
 
     Args:
         pred, truth: (H, W) bool masks of one size.
@@ -197,7 +237,7 @@ def hausdorff(pred: np.ndarray, truth: np.ndarray, metric: str = "manhattan") ->
         ValueError: a mask is not two-dimensional, the sizes differ, or the metric is unknown.
     """
     _check_masks(pred, truth)
-    return float(max(distances.max() for distances in _nearest_distances(pred, truth, metric)))
+    return _cut_to_objects(pred, truth).hausdorff(metric)
 
 
 def hausdorff_samus(pred: np.ndarray, truth: np.ndarray) -> float:
@@ -243,9 +283,12 @@ def hausdorff_of_rows(pred: np.ndarray, truth: np.ndarray) -> float:
         ValueError: a mask is not two-dimensional, or the sizes differ.
     """
     _check_masks(pred, truth)
+    pair = _cut_to_objects(pred, truth)
+    # Outside the cut columns are equal and rows empty: one empty row stands for all of them.
+    empty = (0, int(pair.pred.shape[0] < pred.shape[0]))
     # As 1 and -1, equal columns add 1 to the product of two rows and differing ones -1: exact, and fast as a matrix.
-    signs = [np.where(mask, np.float32(1), np.float32(-1)) for mask in (pred, truth)]
-    distances = (pred.shape[1] - signs[0] @ signs[1].T) / 2  # (H, H)
+    signs = [2 * np.pad(mask, (empty, (0, 0))).astype(np.float32) - 1 for mask in (pair.pred, pair.truth)]
+    distances = (pair.pred.shape[1] - signs[0] @ signs[1].T) / 2  # (h, h)
     return float(max(distances.min(axis=1).max(), distances.min(axis=0).max()))
 
 
@@ -270,7 +313,7 @@ def hd95(pred: np.ndarray, truth: np.ndarray) -> float:
         ValueError: a mask is not two-dimensional, or the sizes differ.
     """
     _check_masks(pred, truth)
-    return float(max(np.percentile(distances, 95) for distances in _surface_distances(pred, truth)))
+    return _largest_percentile(_cut_to_objects(pred, truth).surface_distances())
 
 
 def assd(pred: np.ndarray, truth: np.ndarray) -> float:
@@ -293,7 +336,7 @@ def assd(pred: np.ndarray, truth: np.ndarray) -> float:
         ValueError: a mask is not two-dimensional, or the sizes differ.
     """
     _check_masks(pred, truth)
-    return float(np.concatenate(_surface_distances(pred, truth)).mean())
+    return _mean(_cut_to_objects(pred, truth).surface_distances())
 
 
 def largest_distance(size: tuple[int, int], metric: str = "manhattan") -> float:
@@ -330,34 +373,103 @@ def _share(part: int, whole: int) -> float:
     return float(part / whole) if whole else 1.0
 
 
-def _surface_distances(pred: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    surfaces = [mask & ~binary_erosion(mask) for mask in (pred, truth)]
-    return _nearest_distances(*surfaces, "euclidean")
+@dataclass(frozen=True)
+class _Pair:
+    """Two masks cut to the bounding box of their union, which may have no pixel.
 
-
-def _nearest_distances(pred: np.ndarray, truth: np.ndarray, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Distance from each pixel of one mask to the nearest of the other: (pixels of pred,), (pixels of truth,).
-
-    An empty mask has no such pixel: the one distance each way is then the penalty, or 0 if both are empty.
+    Attributes:
+        pred, truth: (h, w) bool.
+        frame: (height, width) before.
     """
-    penalty = largest_distance(pred.shape, metric)
-    if not pred.any() or not truth.any():
-        distance = np.array([penalty if pred.any() or truth.any() else 0.0])
-        return distance, distance
-    pred, truth = _cut_to_objects(pred, truth)
-    return _distance_to(truth, metric)[pred], _distance_to(pred, metric)[truth]
+
+    pred: np.ndarray
+    truth: np.ndarray
+    frame: tuple[int, int]
+
+    @cached_property
+    def surfaces(self) -> tuple[np.ndarray, np.ndarray]:
+        """Surface of pred and of truth, (h, w) bool each."""
+        return _surface(self.pred), _surface(self.truth)
+
+    @cached_property
+    def euclidean_maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `distance_maps`; all Euclidean scores read them."""
+        return self.distance_maps("euclidean")
+
+    def hausdorff(self, metric: str) -> float:
+        """The largest distance from a pixel of one mask to the nearest pixel of the other, see `hausdorff`."""
+        penalty = largest_distance(self.frame, metric)
+        if not self.pred.any() or not self.truth.any():
+            return penalty if self.pred.any() or self.truth.any() else 0.0
+        to_truth, to_pred = self.euclidean_maps if metric == "euclidean" else self.distance_maps(metric)
+        of_pred, of_truth = to_truth[self.pred & ~self.truth], to_pred[self.truth & ~self.pred]
+        return float(max(of_pred.max(initial=0), of_truth.max(initial=0)))
+
+    def surface_distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """From each surface pixel of one mask to the nearest one of the other, see `hd95`.
+
+        An empty mask has no surface: the one distance each way is then the penalty, or 0 if both are empty.
+        """
+        if not self.pred.any() or not self.truth.any():
+            has_one = self.pred.any() or self.truth.any()
+            distance = np.array([largest_distance(self.frame, "euclidean") if has_one else 0.0])
+            return distance, distance
+        (to_truth, to_pred), (of_pred, of_truth) = self.euclidean_maps, self.surfaces
+        return to_truth[of_pred], to_pred[of_truth]
+
+    def distance_maps(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
+        """Distance to the nearest surface pixel of truth, and of pred, (h, w) each.
+
+        They hold it for the pixels that a score reads: of the one mask those outside the other and those of its
+        surface. Elsewhere they are 0. For a pixel outside a mask it is the distance to the whole mask, for from any
+        pixel with four neighbors in the mask a step towards the outside leads to a nearer one.
+        """
+        of_pred, of_truth = self.surfaces
+        to_truth = _distance_map((self.pred & ~self.truth) | (of_pred & ~of_truth), of_truth, metric)
+        to_pred = _distance_map((self.truth & ~self.pred) | (of_truth & ~of_pred), of_pred, metric)
+        return to_truth, to_pred
 
 
-def _cut_to_objects(pred: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both masks cut to the bounding box of their union, which may have no pixel."""
+def _cut_to_objects(pred: np.ndarray, truth: np.ndarray) -> _Pair:
     union = pred | truth
     rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if rows.size else (slice(0), slice(0))
-    return pred[window], truth[window]
+    return _Pair(pred[window], truth[window], pred.shape)
 
 
-def _distance_to(mask: np.ndarray, metric: str) -> np.ndarray:
-    """Distance from every pixel to the nearest pixel of the mask, (H, W)."""
-    if metric == "manhattan":
-        return distance_transform_cdt(~mask, metric="taxicab")
-    return distance_transform_edt(~mask)
+def _surface(mask: np.ndarray) -> np.ndarray:
+    """Pixels of the mask with background above, below, left or right; outside the array all is background."""
+    padded = np.pad(mask, 1)
+    return mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+
+
+def _distance_map(asked: np.ndarray, surface: np.ndarray, metric: str) -> np.ndarray:
+    """(h, w) float: distance from the pixels asked for to the nearest pixel of the surface, elsewhere 0."""
+    distances = np.zeros(surface.shape)
+    points = np.argwhere(asked)
+    if len(points) <= surface.size * POINTS_PER_PIXEL[metric]:
+        distances[asked], _ = cKDTree(np.argwhere(surface)).query(points, p=1 if metric == "manhattan" else 2)
+    elif metric == "manhattan":
+        distances[asked] = distance_transform_cdt(~surface, metric="taxicab")[asked]
+    else:
+        distances[asked] = distance_transform_edt(~surface)[asked]
+    return distances
+
+
+def _largest_percentile(distances: tuple[np.ndarray, np.ndarray]) -> float:
+    return float(max(np.percentile(each, 95) for each in distances))
+
+
+def _mean(distances: tuple[np.ndarray, np.ndarray]) -> float:
+    return float(np.concatenate(distances).mean())
+
+
+def _reach_outside(mask: np.ndarray, box: np.ndarray | None) -> float | None:
+    """See `shape_of`."""
+    if box is None or not mask.any():
+        return None
+    x0, y0, x1, y1 = np.asarray(box, dtype=float)
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    across = max(x0 - columns[0], columns[-1] - x1) / (x1 - x0 + 1)
+    down = max(y0 - rows[0], rows[-1] - y1) / (y1 - y0 + 1)
+    return float(max(across, down, 0))

@@ -16,7 +16,7 @@ from PIL import Image
 from ..data.cases import Case
 from ..data.prompts import Prompt, fixed_click, jittered_box, random_clicks, tight_box
 from ..geometry import resize_masks
-from .metrics import all_scores, miss_scores
+from .metrics import SHAPES, all_scores, miss_scores, shape_of
 from .reliability import calibration_bins, uncertainty_bins
 from .segmenters import SIZE, Prediction
 
@@ -69,13 +69,14 @@ def scored(prediction: Prediction, blind: np.ndarray, truth: np.ndarray, prompt:
         prompt: what both were given.
 
     Returns:
-        status "ok"; the scores of `ccsam_hf.evaluation.metrics.all_scores` and the same of the baseline as baseline_*;
-        iou_score; uncertainty, the mean over the predicted mask (over the image where it is empty); coordinates; the
-        mask as the bytes of a PNG; and what `ccsam_hf.evaluation.reliability` sums up.
+        status "ok"; the scores of `ccsam_hf.evaluation.metrics.all_scores`, what `shape_of` tells there, and the same
+        of the baseline as baseline_*; iou_score; uncertainty, the mean over the predicted mask (over the image where
+        it is empty); coordinates; the mask as the bytes of a PNG; and what `ccsam_hf.evaluation.reliability` sums up.
     """
     mask, uncertainty = prediction.mask, prediction.uncertainty
-    row = {"status": "ok", "reason": None, **all_scores(mask, truth)}
-    row |= {f"baseline_{name}": value for name, value in all_scores(blind, truth).items()}
+    row = {"status": "ok", "reason": None, **all_scores(mask, truth), **shape_of(mask, prompt.box, prediction.raw)}
+    of_blind = all_scores(blind, truth) | shape_of(blind, prompt.box)
+    row |= {f"baseline_{name}": value for name, value in of_blind.items()}
     row |= {"iou_score": prediction.score, "uncertainty": None, "coordinates": None, "mask": png_of(mask)}
     coordinates = prompt.box if prompt.box is not None else prompt.points
     if coordinates is not None:
@@ -90,7 +91,7 @@ def scored(prediction: Prediction, blind: np.ndarray, truth: np.ndarray, prompt:
 
 def unscored(status: str, reason: str) -> dict:
     """The columns of a case without a mask, "missed" or "failed": model and baseline get the scores of a miss."""
-    missed = miss_scores(SIZE)
+    missed = miss_scores(SIZE) | dict.fromkeys(SHAPES)
     row = {"status": status, "reason": reason, **missed} | {f"baseline_{name}": missed[name] for name in missed}
     nothing = ("iou_score", "uncertainty", "coordinates", "mask", *CALIBRATION, *UNCERTAINTY)
     return row | dict.fromkeys(nothing)
@@ -99,7 +100,7 @@ def unscored(status: str, reason: str) -> dict:
 def png_of(mask: np.ndarray) -> bytes:
     """A mask as the bytes of a PNG of one bit a pixel."""
     buffer = io.BytesIO()
-    Image.fromarray(mask).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(mask).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -33,9 +33,10 @@ def calibration_bins(mask_probs: np.ndarray, truth: np.ndarray) -> tuple[list[in
         ValueError: a probability is not in [0, 1], or the shapes differ.
     """
     mask_probs = _in_range("mask_probs", mask_probs, 1.0, "truth", truth)
+    inner_edges = np.linspace(0, 1, NUM_CALIBRATION_BINS + 1)[1:-1]
+    bins = np.searchsorted(inner_edges, mask_probs, side="right")
     count, confidence, positive = (
-        np.histogram(mask_probs, NUM_CALIBRATION_BINS, (0, 1), weights=weights)[0]
-        for weights in (None, mask_probs, truth.ravel().astype(float))
+        np.bincount(bins, weights, NUM_CALIBRATION_BINS) for weights in (None, mask_probs, truth.ravel())
     )
     return count.tolist(), confidence.tolist(), positive.astype(int).tolist()
 

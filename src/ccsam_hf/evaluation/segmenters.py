@@ -29,16 +29,18 @@ class Prediction:
     """What a model says of one object, at 256x256.
 
     Attributes:
-        mask: (256, 256) bool.
+        mask: (256, 256) bool, as a user gets it.
         probability: (256, 256) float32 in [0, 1] that a pixel belongs to the object.
         score: the model's own estimate of its IoU, where it has one.
         uncertainty: (256, 256) float32 in [0, 0.5], the standard deviation of the probability, where it is known.
+        raw: (256, 256) bool, the mask before specks were removed from it, where that is done.
     """
 
     mask: np.ndarray
     probability: np.ndarray
     score: float | None = None
     uncertainty: np.ndarray | None = None
+    raw: np.ndarray | None = None
 
 
 class Segmenter(Protocol):

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
-from .metrics import PERCENT, SCORES
+from .metrics import PERCENT, SCORES, SHAPES
 
 # prompt -> the baseline that sees it and not the image
 BASELINES = {
@@ -39,7 +39,9 @@ def summarize(rows: Sequence[dict], scores: Sequence[str] = SCORES) -> dict:
     Returns:
         `{"<target>": entry, ..., "all": entry, "baseline": {"<name of BASELINES>": entry}}`. An entry is `{"dice":
         {"mean", "ci95": [low, high]}, ..., "n", "n_missed", "n_failed"}`: each score in its own unit, the number of
-        cases, and of how many any draw was missed or failed. The baseline's is over all cases.
+        cases, and of how many any draw was missed or failed. The baseline's is over all cases. Where rows have the
+        columns of `ccsam_hf.evaluation.metrics.SHAPES`, an entry has them too, as {"mean", "ci95", "max", "n"} over
+        the cases with a mask.
 
     Raises:
         ValueError: there is no row, or rows differ in model, data or prompt.
@@ -266,11 +268,28 @@ def _entry(rows: Sequence[dict], scores: Sequence[str], prefix: str = "") -> dic
     for score in scores:
         values = _means(draws, prefix + score)
         entry[score] = {"mean": float(values.mean()), "ci95": list(bootstrap_ci95(values, groups))}
+    for shape in SHAPES:
+        known = [row for row in rows if row.get(prefix + shape) is not None]
+        if known:
+            entry[shape] = _shape_entry(known, prefix + shape)
     counts = {
         f"n_{status}": sum(any(row["status"] == status for row in of_case) for of_case in draws)
         for status in ("missed", "failed")
     }
     return entry | {"n": len(draws)} | counts
+
+
+def _shape_entry(rows: Sequence[dict], column: str) -> dict:
+    """Mean with its interval, largest value and number of the cases that have the column."""
+    draws = _draws(rows)
+    values, groups = _means(draws, column), [group_of(of_case[0]) for of_case in draws]
+    interval = list(bootstrap_ci95(values, groups))
+    return {
+        "mean": float(values.mean()),
+        "ci95": interval,
+        "max": float(max(row[column] for row in rows)),
+        "n": len(draws),
+    }
 
 
 def _cases(rows: Sequence[dict]) -> list[tuple]:
