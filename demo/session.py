@@ -22,6 +22,7 @@ from ccsam_hf.formats.mask_files import UNNAMED, png_bytes
 from ccsam_hf.geometry import boxes_from_masks
 from ccsam_hf.image_files import count_frames, is_dicom, read_image
 from ccsam_hf.measurements import check_spacing, measure_mask
+from ccsam_hf.objects import clean_mask
 from ccsam_hf.visualization import to_rgb
 
 KINDS = ("text", "points", "boxes")  # of prompts
@@ -331,7 +332,7 @@ def use_spacing(session: Session, row_mm: float | None, column_mm: float | None)
 def at_threshold(
     result: SegmentationResult, threshold: float, spacing_mm: tuple[float, float] | None, prompted_by_box: bool
 ) -> SegmentationResult:
-    """A result cut and measured anew from its own probability; at `DEFAULT_THRESHOLD` its mask is the pipeline's.
+    """A result cut, cleaned and measured anew from its own probability; at `DEFAULT_THRESHOLD` it is the pipeline's.
 
     Args:
         result: of the pipeline, without draws, so that its probability is that of its mask.
@@ -339,7 +340,9 @@ def at_threshold(
         spacing_mm: for the measurements.
         prompted_by_box: whether the box prompted; otherwise it follows the mask.
     """
-    mask = result.mask if threshold == DEFAULT_THRESHOLD else result.probability > threshold
+    mask, memory = result.mask, result.memory
+    if threshold != DEFAULT_THRESHOLD and memory is not None:
+        mask = clean_mask(result.probability > threshold, memory.box, memory.points, memory.labels)
     box = result.box
     if not prompted_by_box:
         box = tuple(boxes_from_masks(torch.from_numpy(mask)).tolist()) if mask.any() else None

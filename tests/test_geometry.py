@@ -11,6 +11,7 @@ from ccsam_hf.geometry import (
     rescale_points,
     resize_maps,
     resize_masks,
+    resize_smoothly,
 )
 
 IMAGE, INPUT = (300, 500), (256, 256)
@@ -111,3 +112,24 @@ def test_resized_maps_and_masks_keep_their_place():
         assert torch.equal(resized, expected)
         band = mask.amax(-1, keepdim=True).expand(-1, -1, -1, 8)  # a corner of the object would be rounded off
         assert torch.equal(resize_maps(band, size) > 0.5, (expected > 0).any(-1, keepdim=True).expand(1, 1, *size))
+
+
+def test_smooth_resizing_keeps_half_planes_and_draws_discs_without_corners():
+    logits = torch.where(torch.arange(32) < 16, 8.0, -8.0).expand(1, 2, 32, 32)
+    resized = resize_smoothly(logits, (96, 128))
+    assert resized.shape == (1, 2, 96, 128) and torch.equal(resized[0, 0], resized[0, 1])
+    assert torch.equal(resized[0, 0] > 0, torch.arange(128).expand(96, 128) < 64)
+
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    disc = torch.where((x - 15.5) ** 2 + (y - 15.5) ** 2 < 100, 8.0, -8.0)[None, None]
+    y, x = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    truth = (x - 127.5) ** 2 + (y - 127.5) ** 2 < 80**2
+    wrong = [int(((resize(disc, (256, 256))[0, 0] > 0) != truth).sum()) for resize in (resize_smoothly, resize_maps)]
+    assert wrong[0] < 0.75 * wrong[1]
+
+
+def test_smooth_resizing_takes_values_without_bound():
+    logits = torch.full((1, 1, 16, 16), -torch.inf)
+    logits[0, 0, 4:12, 4:12] = 1e4
+    resized = resize_smoothly(logits, (64, 64))
+    assert bool(resized.isfinite().all()) and int((resized > 0).sum()) == pytest.approx(32 * 32, abs=40)

@@ -1,5 +1,6 @@
 """The pipeline is processor, model and post-processing in one call; its results fit the image."""
 
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from transformers import pipeline
 
 from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamProcessor, GroundingResult, TextGrounder
 from ccsam_hf.measurements import measure_mask
+from ccsam_hf.objects import clean_mask, count_parts, limit_of
 from ccsam_hf.pipeline_ccsam import CCSamPipeline
 from small_grounder import small_grounder
 
@@ -50,13 +52,15 @@ def test_results_are_those_of_model_and_processor(centred, processor, image):
     inputs = processor(image, input_boxes=BOXES)
     with torch.inference_mode():
         output = centred.model(pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"])
-    logits = processor.post_process_masks(output.pred_masks, inputs["original_sizes"], binarize=False)[0]
+    (logits,) = processor.post_process_masks(output.pred_masks, inputs["original_sizes"], binarize=False, smooth=True)
     results = centred(image, boxes=BOXES)
     assert len(results) == 2
     for i, result in enumerate(results):
         assert result.mask.shape == (120, 200) and result.mask.dtype == bool and result.mask.any()
-        assert np.array_equal(result.mask, logits[i, 0].numpy() > 0)
-        np.testing.assert_allclose(result.probability, logits[i, 0].sigmoid().numpy(), atol=1e-6)
+        marked, prompt = logits[i, 0].numpy() > 0, {"box": BOXES[i]}
+        assert np.array_equal(result.mask, clean_mask(marked, **prompt))
+        same = (result.mask == marked) & limit_of(marked.shape, **prompt)
+        np.testing.assert_allclose(result.probability[same], logits[i, 0].sigmoid().numpy()[same], atol=1e-6)
         assert np.array_equal(result.mask, result.probability > 0.5)
         assert result.score == pytest.approx(output.iou_scores[0, i, 0].item(), abs=1e-6)
         assert result.box == tuple(BOXES[i])
@@ -123,6 +127,134 @@ def test_an_empty_mask_prompted_by_points_has_no_box(pipe, image, monkeypatch):
     assert result.box is None and result.measurements.area_px == 0
 
 
+def noisy(pipe: CCSamPipeline, monkeypatch) -> np.ndarray:
+    """Let the decoder mark an object, one small and one large part beside it and a hole; (128, 128) bool."""
+    marked = torch.zeros(128, 128)
+    marked[30:70, 30:70] = 1
+    marked[48:51, 48:51] = 0
+    marked[20:24, 40:60] = 1
+    marked[90:126, 2:126] = 1
+    maps = (marked * 16 - 8)[None, None, None]
+    monkeypatch.setattr(
+        pipe.model, "decode", lambda *a, input_boxes=None, input_points=None, **k: (maps, torch.full((1, 1, 1), 0.9))
+    )
+    return marked.bool().numpy()
+
+
+def test_one_connected_object_comes_back_and_its_measurements_are_its_own(pipe, monkeypatch):
+    image = np.zeros((256, 256), dtype=np.uint8)
+    noisy(pipe, monkeypatch)
+    inside = [60, 60, 140, 140]
+    (by_box,), (by_click,) = pipe(image, boxes=inside), pipe(image, points=[70, 70])
+    (beside,) = pipe(image, points=[200, 200])
+    (every,) = pipe(image, points=[70, 70], keep="all")
+    for result in (by_box, by_click, beside):
+        assert count_parts(result.mask) == 1 and result.parts == 3
+        assert result.measurements == measure_mask(result.mask)
+        assert np.array_equal(result.mask, result.probability > 0.5)
+    assert np.array_equal(by_box.mask, by_click.mask)
+    assert by_box.mask[100, 100], "a small hole is filled"
+    assert abs(int(by_box.mask.sum()) - 80 * 80) < 100
+    assert beside.mask.sum() > 15000 and beside.mask[200, 200]
+    assert count_parts(every.mask) == every.parts == 3 and not every.mask[100, 100]
+    assert "one of 3 parts" in repr(by_box) and "in 3 parts" in repr(every)
+
+
+def test_the_mask_of_a_box_stays_in_the_box_enlarged_by_a_tenth(pipe, monkeypatch):
+    original = pipe.model.decode
+    monkeypatch.setattr(pipe.model, "decode", lambda *a, **k: (original(*a, **k)[0] * 0 + 5, original(*a, **k)[1]))
+    image = np.zeros((300, 500), dtype=np.uint8)
+    for keep in ("largest", "all"):
+        for x0, y0, x1, y1 in ([100, 50, 200, 250], [10.4, 20.2, 10.6, 20.9], [0, 0, 500, 300]):
+            (result,) = pipe(image, boxes=[x0, y0, x1, y1], keep=keep, num_samples=2)
+            rows, columns = np.nonzero(result.mask)
+            wide, high = max(0.05 * (x1 - x0), 1), max(0.05 * (y1 - y0), 1)
+            assert columns.min() >= x0 - wide and columns.max() + 1 <= x1 + wide
+            assert rows.min() >= y0 - high and rows.max() + 1 <= y1 + high
+            assert not result.probability[~result.mask].any() and not result.uncertainty[~result.mask].any()
+    (result,) = pipe(image, boxes=[100, 50, 200, 250], points=[[[300, 100]]])
+    assert result.mask[100, 300], "a click outside the box widens it"
+
+
+def test_the_threshold_is_a_probability(centred, image):
+    areas = [centred(image, points=[50, 40], threshold=value, keep="all")[0].mask.sum() for value in (0.45, 0.5, 0.55)]
+    assert areas[0] > areas[1] > areas[2]
+    assert areas[1] == centred(image, points=[50, 40], keep="all")[0].mask.sum()
+    (result,) = centred(image, points=[50, 40], threshold=0.45)
+    assert np.array_equal(result.mask, result.probability > np.float32(0.45))
+
+
+def recorded(pipe: CCSamPipeline, monkeypatch) -> list[dict]:
+    """What every further call of the decoder gets."""
+    calls, original = [], pipe.model.decode
+    monkeypatch.setattr(pipe.model, "decode", lambda *a, **k: calls.append(k) or original(*a, **k))
+    return calls
+
+
+def test_a_correction_gives_the_last_logits_back_beside_all_clicks(centred, image, monkeypatch):
+    encoded = centred.encode(image)
+    (first,) = centred(encoded, points=[50, 40])
+    calls = recorded(centred, monkeypatch)
+    (second,) = centred(encoded, points=[10, 10], labels=0, previous=first)
+    (third,) = centred(encoded, points=[[50, 40], [10, 10], [90, 80]], labels=[1, 0, 1], previous=second)
+    (same,) = centred(encoded, points=[90, 80], previous=[second])
+    assert torch.equal(calls[0]["input_masks"][0, 0], first.memory.mask_logits)
+    assert torch.equal(calls[1]["input_masks"][0, 0], second.memory.mask_logits)
+    scale = torch.tensor([256 / 200, 256 / 120])
+    assert torch.allclose(calls[0]["input_points"][0, 0], torch.tensor([[50.0, 40], [10, 10]]) * scale)
+    assert calls[0]["input_labels"].tolist() == [[[1, 0]]]
+    assert torch.equal(calls[1]["input_points"], calls[2]["input_points"])
+    assert np.array_equal(third.probability, same.probability)
+    assert not np.array_equal(first.probability, second.probability)
+
+
+def test_several_objects_are_corrected_together_and_boxes_are_kept(centred, image, monkeypatch):
+    encoded = centred.encode(image)
+    firsts = centred(encoded, boxes=BOXES)
+    calls = recorded(centred, monkeypatch)
+    results = centred(encoded, points=[[[50, 40]], [[80, 60], [90, 70]]], labels=[[1], [1, 0]], previous=firsts)
+    assert [result.box for result in results] == [tuple(box) for box in BOXES]
+    assert calls[0]["input_boxes"].shape == (1, 2, 4) and calls[0]["input_masks"].shape == (1, 2, 128, 128)
+    assert calls[0]["input_labels"].tolist() == [[[1, -10], [1, 0]]]
+    (moved,) = centred(encoded, boxes=[40, 30, 100, 80], previous=results[1])
+    assert moved.box == (40, 30, 100, 80) and len(moved.memory.points) == 2
+    alone = centred(encoded, previous=firsts)
+    assert len(alone) == 2 and calls[-1]["input_points"] is None
+
+
+def test_corrections_that_cannot_be_are_refused_in_one_line(by_text, image):
+    boxed = by_text(image, boxes=BOXES)
+    (clicked,) = by_text(image, points=[50, 40])
+    (missing,) = by_text(image, text="spleen")
+    wrong = [
+        ({"points": [50, 40], "previous": boxed}, ValueError, "points came for 1 objects and previous= holds 2"),
+        ({"points": [50, 40], "previous": missing}, ValueError, "without a mask to correct"),
+        ({"points": [50, 40], "previous": "mask"}, TypeError, "previous= holds str"),
+        ({"points": [50, 40], "previous": []}, ValueError, "empty list"),
+        ({"text": "gland", "previous": clicked}, ValueError, "expected one or the other"),
+        ({"previous": [boxed[0], clicked]}, ValueError, "correct them one by one"),
+    ]
+    for arguments, error, message in wrong:
+        with pytest.raises(error, match=message) as caught:
+            by_text(image, **arguments)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="of the same image"):
+        by_text(image[:100], points=[50, 40], previous=clicked)
+
+
+def test_a_result_prints_in_two_lines_and_shows_its_overlay_in_a_notebook(by_text, image):
+    found, missing = by_text(image, text=["gland", "spleen"], spacing_mm=(0.2, 0.1))
+    text = str(found)
+    for part in ("gland", "score", "box (30, 20, 120, 90)", "px", "mm2", "200 x 120"):
+        assert part in text
+    assert len(text.splitlines()) == 1 and "array" not in text
+    assert str(missing).splitlines()[1].strip() == "too low" and "empty mask" in str(missing)
+    (clicked,) = by_text(image, points=[[50, 40], [10, 10]], labels=[1, 0])
+    for result in (found, missing, clicked):
+        picture = Image.open(io.BytesIO(result._repr_png_()))
+        assert picture.size == (200, 120)
+
+
 def test_draws_give_an_uncertainty_and_leave_the_mask_alone(centred, image):
     plain = centred(image, boxes=BOXES)
     sampled = centred(image, boxes=BOXES, num_samples=4)
@@ -160,6 +292,8 @@ def test_the_spacing_of_a_dicom_file_is_used_unless_another_is_given(centred, im
         ({"text": "thyroid nodule", "boxes": BOXES}, ValueError, "expected one or the other"),
         ({"boxes": BOXES, "fallback": "best_box"}, ValueError, "fallback came without a text"),
         ({"boxes": BOXES, "colour": "red"}, TypeError, "colour is no argument of CCSamPipeline"),
+        ({"boxes": BOXES, "keep": "biggest"}, ValueError, "keep='biggest' was given; expected 'largest'"),
+        ({"boxes": BOXES, "threshold": 50}, ValueError, "threshold=50 was given; expected a probability"),
         ({"boxes": [0.1, 0.1, 0.5, 0.5]}, ValueError, "must be pixels"),
         ({"boxes": [10, 10, 300, 50]}, ValueError, "outside the image"),
         ({"boxes": BOXES, "spacing_mm": (0, 1)}, ValueError, "two numbers above zero"),

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from .grounding import GroundingResult, TextGrounder
     from .image_processing_ccsam import CCSamImageProcessor
     from .modeling_ccsam import CCSamModel, CCSamOutput
-    from .pipeline_ccsam import CCSamPipeline, EncodedImage, SegmentationResult
+    from .pipeline_ccsam import CCSamPipeline, EncodedImage
     from .processing_ccsam import CCSamProcessor
+    from .results import SegmentationResult
+    from .visualization import overlay
 
 __version__ = "0.1.0"
 
@@ -45,8 +47,9 @@ HOME = {
     "CCSamProcessor": "processing_ccsam",
     "EncodedImage": "pipeline_ccsam",
     "GroundingResult": "grounding",
-    "SegmentationResult": "pipeline_ccsam",
+    "SegmentationResult": "results",
     "TextGrounder": "grounding",
+    "overlay": "visualization",
 }  # the file of each public name that is loaded on first use
 
 __all__ = [
@@ -63,6 +66,7 @@ __all__ = [
     "GroundingResult",
     "SegmentationResult",
     "TextGrounder",
+    "overlay",
 ]
 
 

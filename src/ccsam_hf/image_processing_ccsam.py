@@ -19,7 +19,7 @@ from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import ImageInput, PILImageResampling
 from transformers.utils import TensorType, logging
 
-from .geometry import resize_maps, resize_masks
+from .geometry import resize_maps, resize_masks, resize_smoothly
 
 logger = logging.get_logger(__name__)
 
@@ -143,6 +143,7 @@ class CCSamImageProcessor(TorchvisionBackend):
         original_sizes: Tensor | list[tuple[int, int]],
         mask_threshold: float = 0.0,
         binarize: bool = True,
+        smooth: bool = False,
     ) -> list[Tensor]:
         """Bring the model's masks to the size of each image, in one bilinear step, and threshold them there.
 
@@ -151,6 +152,7 @@ class CCSamImageProcessor(TorchvisionBackend):
             original_sizes: (B, 2), height and width of each image.
             mask_threshold: logits above it are inside; 0 is probability one half.
             binarize: False returns the resized values.
+            smooth: for logits, `geometry.resize_smoothly` in place of the bilinear step, as the pipeline does it.
 
         Returns:
             B tensors (P, M, H0, W0), bool or float32.
@@ -170,7 +172,7 @@ class CCSamImageProcessor(TorchvisionBackend):
                     f"pred_masks of an image has shape {tuple(mask_logits.shape)}; expected (num_prompts, num_masks, "
                     "height, width), so pred_masks as the model returns it has 5 axes"
                 )
-            resized = resize_maps(mask_logits, size)
+            resized = resize_smoothly(mask_logits, size) if smooth else resize_maps(mask_logits, size)
             masks.append(resized > mask_threshold if binarize else resized)
         return masks
 

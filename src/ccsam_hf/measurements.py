@@ -12,6 +12,8 @@ from scipy.spatial.distance import pdist, squareform
 class MaskMeasurements:
     """Size and place of one object; all set pixels count as one object, also where they are not connected.
 
+    In the pipeline that is the mask it returns: by default one connected object.
+
     Lengths run between the sides of pixels, not between their centres: a row of n pixels is n long, one pixel 1.
 
     Args:

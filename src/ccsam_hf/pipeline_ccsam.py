@@ -16,57 +16,24 @@ from transformers import Pipeline
 from transformers.utils import cached_file
 
 from .configuration_ccsam import HUB_ARGUMENTS
+from .corrections import Prompts, make_prompts
 from .fusion import FusionOutput
 from .geometry import boxes_from_masks, rescale_boxes
 from .grounding import GroundingResult, TextGrounder
 from .image_files import read_image, upright
-from .measurements import MaskMeasurements, check_spacing, measure_mask
+from .measurements import check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
-from .processing_ccsam import CCSamProcessor, to_lists
+from .objects import Keep, check_keep, clean_mask, count_parts, follow_mask, limit_of
+from .processing_ccsam import CCSamProcessor, prepare_prompts
+from .results import ObjectMemory, SegmentationResult
 
 TASK = "ultrasound-segmentation"
 GROUNDER_FOLDER = "grounder"  # inside the folder or repository of a model
-PREPROCESS_ARGUMENTS = {"boxes", "points", "labels", "text", "spacing_mm"}
+PREPROCESS_ARGUMENTS = {"boxes", "points", "labels", "text", "spacing_mm", "previous"}
 GROUNDING_ARGUMENTS = {"form", "box_threshold", "nms_threshold", "every_instance", "fallback"}
 FORWARD_ARGUMENTS = {"num_samples", *GROUNDING_ARGUMENTS}
-
-
-@dataclass(frozen=True)
-class SegmentationResult:
-    """One segmented object, at the image's own size (H0, W0).
-
-    Args:
-        mask: (H0, W0) bool; the same with and without `num_samples`. Empty where a text was not found.
-        probability: (H0, W0) float32 in [0, 1]; with `num_samples` its mean over the draws.
-        score: the model's own estimate of the mask's IoU; usually in [0, 1], but not bounded. 0 where a text was not
-            found.
-        box: x0, y0, x1, y1 pixels of the image: the box that prompted, given or found by a text, else the tight box of
-            the mask (first and last column and row); None for an empty mask.
-        label: name of the object where a text prompted, else None.
-        uncertainty: (H0, W0) float32 in [0, 0.5], standard deviation of the probability over the draws; None without
-            `num_samples`.
-        measurements: area, diameters and centroid in pixels, with a spacing also in millimetres.
-        text: what was asked; this and all that follow are None without a text.
-        description: what the text encoder read.
-        box_score: score of the box in [0, 1]; of the best one where the text was not found.
-        reason: why the text was not found, or what its box is instead of a find; None for a find.
-        text_encoder: which text encoder read the description.
-        tuned_on: what the grounder was fine-tuned on; None also for zero-shot.
-    """
-
-    mask: np.ndarray
-    probability: np.ndarray
-    score: float
-    box: tuple[float, float, float, float] | None
-    label: str | None
-    uncertainty: np.ndarray | None
-    measurements: MaskMeasurements
-    text: str | None = None
-    description: str | None = None
-    box_score: float | None = None
-    reason: str | None = None
-    text_encoder: str | None = None
-    tuned_on: str | None = None
+POSTPROCESS_ARGUMENTS = {"threshold", "keep"}
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -75,24 +42,39 @@ class EncodedImage:
 
     Args:
         image: as it was given, or as it was read from a file.
+        size: (height, width) of it.
         spacing_mm: (between rows, between columns) in millimetres, None where unknown.
         encoded: of `CCSamModel.encode`, batch size 1, on the model's device.
     """
 
     image: Image.Image | np.ndarray | Tensor
+    size: tuple[int, int]
     spacing_mm: tuple[float, float] | None
     encoded: tuple[FusionOutput, Tensor]
 
 
 @dataclass(frozen=True)
-class Request:
-    """One image and what was asked about it, on its way through the pipeline."""
+class Decoded:
+    """One image on its way from the model to results: maps of its objects, and what was asked.
 
+    Args:
+        maps: iou_scores (1, P, M), pred_masks (1, P, M, 4h, 4w) and, with draws, mask_probability and mask_uncertainty
+            of that shape, on the CPU; empty where no text was found.
+        prompts: of the objects, the boxes that texts found included.
+        finds: what the grounder says of each text, None without a text.
+        image: that was segmented.
+        size: (height, width) of the image.
+        spacing_mm: (between rows, between columns) in millimetres.
+        with_uncertainty: whether draws were asked for.
+    """
+
+    maps: dict[str, Tensor]
+    prompts: Prompts
+    finds: list[GroundingResult] | None
     image: Image.Image | np.ndarray | Tensor
-    encoded: tuple[FusionOutput, Tensor] | None
-    boxes: list[list[float]] | None
-    texts: Sequence[str] | str | None
+    size: tuple[int, int]
     spacing_mm: tuple[float, float] | None
+    with_uncertainty: bool
 
 
 class CCSamPipeline(Pipeline):
@@ -246,10 +228,10 @@ class CCSamPipeline(Pipeline):
             FileNotFoundError, ImportError, TypeError, ValueError: as in `__call__`.
         """
         image, spacing_mm = opened(image, spacing_mm)
-        pixel_values = self.processor(image, return_tensors="pt")["pixel_values"]
+        pixel_values, size = self._prepare(image)
         with torch.inference_mode(), self.device_placement():
             encoded = self.model.encode(pixel_values.to(self.device, self.model.dtype))
-        return EncodedImage(image, spacing_mm, encoded)
+        return EncodedImage(image, size, spacing_mm, encoded)
 
     def __call__(
         self,
@@ -260,6 +242,9 @@ class CCSamPipeline(Pipeline):
         text: str | Sequence[str] | None = None,
         num_samples: int | None = None,
         spacing_mm: tuple[float, float] | None = None,
+        previous: SegmentationResult | Sequence[SegmentationResult] | None = None,
+        threshold: float | None = None,
+        keep: Keep | None = None,
         **kwargs,
     ) -> list[SegmentationResult] | list[list[SegmentationResult]]:
         """Segment each prompted object; the image is encoded once for all of them.
@@ -276,6 +261,11 @@ class CCSamPipeline(Pipeline):
             num_samples: draw the fusion's posterior this often, at least twice, for the uncertainty map.
             spacing_mm: (between rows, between columns) in millimetres for the measurements; left out, that of the file
                 where it states one.
+            previous: results of this image to correct, one for each object: the last mask's logits go back into the
+                model beside all clicks so far, the given ones and those of the result, and its box.
+            threshold: probability above which a pixel belongs to the object, within (0, 1); 0.5 if left out.
+            keep: "largest", the default, returns one connected object a prompt, without small holes; "all" every part
+                that the model marks. With a box both stay within 5 % of its sides. See `objects.clean_mask`.
             kwargs: with a text, `form`, `box_threshold`, `nms_threshold`, `every_instance` and `fallback` of
                 `TextGrounder.__call__`; `batch_size` and `num_workers` of transformers' pipelines.
 
@@ -286,9 +276,9 @@ class CCSamPipeline(Pipeline):
 
         Raises:
             FileNotFoundError, ImportError: the file is absent, or its reader is.
-            TypeError: something that is no image or no text.
+            TypeError: something that is no image, no text or no result.
             ValueError: no prompt, a text beside other prompts or without a grounder, an option for texts without one,
-                or an image or a prompt that is not accepted.
+                or an image, a prompt, an earlier result, a threshold or a word for `keep` that is not accepted.
         """
         if isinstance(image, (list, tuple)) and not image:
             raise ValueError("image is an empty list; expected one image or more")
@@ -296,7 +286,8 @@ class CCSamPipeline(Pipeline):
         if unused:
             raise ValueError(f"{', '.join(unused)} came without a text, which alone uses it: leave it out")
         given = {"boxes": boxes, "points": points, "labels": labels, "text": text}
-        given |= {"num_samples": num_samples, "spacing_mm": spacing_mm}
+        given |= {"num_samples": num_samples, "spacing_mm": spacing_mm, "previous": previous}
+        given |= {"threshold": threshold, "keep": keep}
         return super().__call__(
             list(image) if isinstance(image, tuple) else image,
             **{name: value for name, value in given.items() if value is not None},
@@ -304,12 +295,15 @@ class CCSamPipeline(Pipeline):
         )
 
     def _sanitize_parameters(self, **arguments) -> tuple[dict, dict, dict]:
-        unknown = sorted(set(arguments) - PREPROCESS_ARGUMENTS - FORWARD_ARGUMENTS)
+        unknown = sorted(set(arguments) - PREPROCESS_ARGUMENTS - FORWARD_ARGUMENTS - POSTPROCESS_ARGUMENTS)
         if unknown:
             raise TypeError(f"{', '.join(unknown)} is no argument of {type(self).__name__}")
         preprocess = {name: value for name, value in arguments.items() if name in PREPROCESS_ARGUMENTS}
         forward = {name: value for name, value in arguments.items() if name in FORWARD_ARGUMENTS}
-        return preprocess, forward, {}
+        postprocess = {name: value for name, value in arguments.items() if name in POSTPROCESS_ARGUMENTS}
+        check_keep(postprocess.get("keep", "largest"))
+        check_threshold(postprocess.get("threshold", DEFAULT_THRESHOLD))
+        return preprocess, forward, postprocess
 
     def get_inference_context(self) -> Callable:
         """No gradients, and none of autograd's bookkeeping."""
@@ -323,77 +317,98 @@ class CCSamPipeline(Pipeline):
         labels: Any = None,
         text: str | Sequence[str] | None = None,
         spacing_mm: tuple[float, float] | None = None,
+        previous: SegmentationResult | Sequence[SegmentationResult] | None = None,
     ) -> dict[str, Any]:
-        """Image and prompts -> model inputs, and the request they belong to."""
-        if boxes is None and points is None and text is None:
+        """Image and prompts -> model inputs, and what they belong to."""
+        if all(prompt is None for prompt in (boxes, points, text, previous)):
             raise ValueError(
                 "no prompt was given; expected a text, boxes (x0, y0, x1, y1) or points (x, y), in pixels"
             )
-        if text is not None and not (boxes is None and points is None and labels is None):
-            raise ValueError("a text came with boxes or points; expected one or the other: a text finds its own box")
-        encoded = None
-        if isinstance(image, EncodedImage):
-            encoded, spacing_of_image = image.encoded, image.spacing_mm
-            image, spacing_mm = image.image, spacing_of_image if spacing_mm is None else spacing_mm
-        image, spacing_mm = opened(image, spacing_mm)
-        inputs = self.processor(image, input_boxes=boxes, input_points=points, input_labels=labels)
-        given_boxes = None if boxes is None else np.reshape(to_lists(boxes, "boxes"), (-1, 4)).tolist()
-        return {**inputs, "request": Request(image, encoded, given_boxes, text, spacing_mm)}
-
-    def _forward(self, model_inputs: dict[str, Any], num_samples: int | None = None, **grounding) -> dict[str, Any]:
-        request, original_sizes = model_inputs.pop("request"), model_inputs.pop("original_sizes")
-        finds, boxes = None, request.boxes
-        if request.texts is not None:
-            finds = self.grounder(request.image, request.texts, **grounding)
-            found = torch.cat([find.boxes for find in finds])  # (n, 4), pixels of the image
-            input_size = tuple(model_inputs["pixel_values"].shape[-2:])
-            input_boxes = rescale_boxes(found, tuple(original_sizes[0].tolist()), input_size)
-            model_inputs["input_boxes"] = input_boxes[None].to(self.device)
-            boxes = found.tolist()
-        nothing_found = finds is not None and not boxes
-        maps = {} if nothing_found else self._predict(model_inputs, request.encoded, num_samples)
-        return {
-            "maps": maps,
-            "original_sizes": original_sizes,
-            "boxes": boxes,
-            "finds": finds,
-            "spacing_mm": request.spacing_mm,
-            "with_uncertainty": num_samples is not None,
-        }
-
-    def _predict(
-        self, inputs: dict[str, Tensor], encoded: tuple[FusionOutput, Tensor] | None, num_samples: int | None
-    ) -> dict[str, Tensor]:
-        """Scores and maps of one image: iou_scores, pred_masks and, with draws, mean probability and uncertainty."""
-        pixel_values = inputs.pop("pixel_values")
-        if encoded is None:
-            encoded = self.model.encode(pixel_values.to(self.model.dtype))
-        output = self.model(encoded=encoded, num_samples=num_samples, **inputs)
-        names = ("iou_scores", "pred_masks", "mask_probability", "mask_uncertainty")
-        return {name: output[name] for name in names if output.get(name) is not None}
-
-    def postprocess(self, model_outputs: dict[str, Any]) -> list[SegmentationResult]:
-        """Maps of one image -> one result for each object."""
-        maps, sizes, spacing_mm = model_outputs["maps"], model_outputs["original_sizes"], model_outputs["spacing_mm"]
-        scores = maps.pop("iou_scores")[0, :, 0].tolist() if maps else []
-        resized = {
-            name: self.processor.post_process_masks(values, sizes, binarize=False)[0][:, 0]  # (P, H0, W0)
-            for name, values in maps.items()
-        }
-        boxes, finds = model_outputs["boxes"], model_outputs["finds"]
-        objects = [
-            segmented_object(
-                {name: values[index] for name, values in resized.items()},
-                score,
-                None if boxes is None else tuple(boxes[index]),
-                spacing_mm,
+        if text is not None and not all(prompt is None for prompt in (boxes, points, labels, previous)):
+            raise ValueError(
+                "a text came with boxes, points or previous=; expected one or the other: a text finds its own box"
             )
-            for index, score in enumerate(scores)
-        ]
-        if finds is None:
+        if not isinstance(image, EncodedImage):
+            image, spacing_mm = opened(image, spacing_mm)
+            pixel_values, size = self._prepare(image)
+            encoded = None
+        else:
+            pixel_values, encoded, size = None, image.encoded, image.size
+            image, spacing_mm = image.image, image.spacing_mm if spacing_mm is None else spacing_mm
+            check_spacing(spacing_mm)
+        prompts = make_prompts(boxes, points, labels, previous, size)
+        inputs = prepare_prompts([size], self.processor.image_processor.input_size, **prompts.for_processor())
+        if prompts.input_masks is not None:
+            inputs["input_masks"] = prompts.input_masks
+        return {
+            "inputs": inputs,
+            "pixel_values": pixel_values,
+            "encoded": encoded,
+            "image": image,
+            "size": size,
+            "prompts": prompts,
+            "texts": text,
+            "spacing_mm": spacing_mm,
+        }
+
+    def _prepare(self, image: Image.Image | np.ndarray | Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """pixel_values (1, 3, H, W) of one image, and its own (height, width)."""
+        batch = self.processor(image)
+        return batch["pixel_values"], tuple(batch["original_sizes"][0].tolist())
+
+    def _forward(self, model_inputs: dict[str, Any], num_samples: int | None = None, **grounding) -> Decoded:
+        inputs, size, prompts = model_inputs["inputs"], model_inputs["size"], model_inputs["prompts"]
+        finds = None
+        if model_inputs["texts"] is not None:
+            finds = self.grounder(model_inputs["image"], model_inputs["texts"], **grounding)
+            found = torch.cat([find.boxes for find in finds])  # (n, 4), pixels of the image
+            input_boxes = rescale_boxes(found, size, self.processor.image_processor.input_size)
+            inputs = {"input_boxes": input_boxes[None].to(self.device)}
+            prompts = Prompts(boxes=found.tolist())
+        maps = {}
+        if finds is None or prompts.boxes:
+            encoded = model_inputs["encoded"]
+            if encoded is None:
+                encoded = self.model.encode(model_inputs["pixel_values"].to(self.model.dtype))
+            output = self.model(encoded=encoded, num_samples=num_samples, **inputs)
+            names = ("iou_scores", "pred_masks", "mask_probability", "mask_uncertainty")
+            maps = {name: output[name].float().cpu() for name in names if output.get(name) is not None}
+        about = {"image": model_inputs["image"], "size": size, "spacing_mm": model_inputs["spacing_mm"]}
+        return Decoded(maps, prompts, finds, with_uncertainty=num_samples is not None, **about)
+
+    def postprocess(
+        self, model_outputs: Decoded, threshold: float = DEFAULT_THRESHOLD, keep: Keep = "largest"
+    ) -> list[SegmentationResult]:
+        """Maps of one image -> one result for each object."""
+        decoded = model_outputs
+        objects = []
+        if decoded.maps:
+            at_image_size = self._resize_maps(decoded)
+            for index, score in enumerate(decoded.maps["iou_scores"][0, :, 0].tolist()):
+                maps = {name: values[index].numpy() for name, values in at_image_size.items()}
+                memory = ObjectMemory(
+                    decoded.maps["pred_masks"][0, index, 0].clone(), **decoded.prompts.of_object(index)
+                )
+                fields = segmented_object(maps, memory, threshold, keep, decoded.spacing_mm)
+                objects.append({**fields, "score": score, "memory": memory, "image": decoded.image})
+        if decoded.finds is None:
             return [SegmentationResult(label=None, **each) for each in objects]
-        nothing = empty_object(tuple(sizes[0].tolist()), model_outputs["with_uncertainty"], spacing_mm)
-        return with_texts(objects, finds, nothing)
+        nothing = empty_object(decoded.size, decoded.with_uncertainty, decoded.spacing_mm)
+        return with_texts(objects, decoded.finds, {**nothing, "image": decoded.image})
+
+    def _resize_maps(self, decoded: Decoded) -> dict[str, Tensor]:
+        """For each object probabilities (P, H0, W0): "plain", and "mean" and "uncertainty" with draws."""
+
+        def resize(maps: Tensor, smooth: bool) -> Tensor:
+            (resized,) = self.processor.post_process_masks(maps, [decoded.size], binarize=False, smooth=smooth)
+            return resized[:, 0]
+
+        maps = {"plain": resize(decoded.maps["pred_masks"], smooth=True).sigmoid()}
+        if "mask_probability" in decoded.maps:
+            logits = decoded.maps["mask_probability"].logit(eps=1e-6)
+            maps["mean"] = resize(logits, smooth=True).sigmoid()
+            maps["uncertainty"] = resize(decoded.maps["mask_uncertainty"], smooth=False)
+        return maps
 
 
 def opened(image: Any, spacing_mm: tuple[float, float] | None) -> tuple[Any, tuple[float, float] | None]:
@@ -407,24 +422,39 @@ def opened(image: Any, spacing_mm: tuple[float, float] | None) -> tuple[Any, tup
     return image, spacing_mm
 
 
+def check_threshold(threshold: float) -> None:
+    """Raise ValueError unless the threshold is a probability within (0, 1)."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold} was given; expected a probability between 0 and 1, such as 0.5")
+
+
 def segmented_object(
-    maps: dict[str, Tensor],
-    score: float,
-    box: tuple[float, ...] | None,
+    maps: dict[str, np.ndarray],
+    memory: ObjectMemory,
+    threshold: float,
+    keep: Keep,
     spacing_mm: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    """Fields of the result of one object from its maps (H0, W0); without a box, that of the mask."""
-    mask_logits = maps["pred_masks"]
-    mask_binary = mask_logits > 0
-    if box is None and mask_binary.any():
-        box = tuple(boxes_from_masks(mask_binary).tolist())
+    """Fields of the result of one object from its maps (H0, W0) and its prompt; without a box, that of the mask."""
+    prompt = {"box": memory.box, "points": memory.points, "labels": memory.labels}
+    marked = maps["plain"] > threshold
+    mask = clean_mask(marked, **prompt, keep=keep)
+    probability = follow_mask(maps.get("mean", maps["plain"]), marked, mask, threshold)
+    uncertainty = maps.get("uncertainty")
+    limit = limit_of(marked.shape, **prompt)
+    if limit is not None:
+        probability = np.where(limit, probability, np.float32(0))
+        uncertainty = None if uncertainty is None else np.where(limit, uncertainty, np.float32(0))
+    box = memory.box
+    if box is None and mask.any():
+        box = tuple(boxes_from_masks(mask).tolist())
     return {
-        "mask": mask_binary.numpy(),
-        "probability": maps.get("mask_probability", mask_logits.sigmoid()).numpy(),
-        "score": score,
+        "mask": mask,
+        "probability": probability,
         "box": box,
-        "uncertainty": maps["mask_uncertainty"].numpy() if "mask_uncertainty" in maps else None,
-        "measurements": measure_mask(mask_binary.numpy(), spacing_mm),
+        "uncertainty": uncertainty,
+        "measurements": measure_mask(mask, spacing_mm),
+        "parts": count_parts(marked),
     }
 
 

@@ -42,7 +42,9 @@ from ..formats.mask_files import (
 from ..grounding_boxes import FALLBACKS
 from ..image_files import is_dicom, read_image
 from ..measurements import check_spacing
-from ..pipeline_ccsam import CCSamPipeline, SegmentationResult
+from ..objects import KEEP, count_parts
+from ..pipeline_ccsam import CCSamPipeline, check_threshold
+from ..results import SegmentationResult
 from ..visualization import heatmap, overlay, to_rgb
 
 
@@ -83,6 +85,12 @@ def add_segment(commands: Any) -> None:
         help="pixel spacing for measurements in mm; that of a DICOM file if left out",
     )
     command.add_argument("--num-samples", type=int, metavar="K", help="draws for the uncertainty map, at least 2")
+    command.add_argument(
+        "--threshold", type=float, metavar="P", help="probability above which a pixel is in the mask (default: 0.5)"
+    )
+    command.add_argument(
+        "--keep", choices=KEEP, help="one connected object a prompt, or every part of its mask (default: largest)"
+    )
     command.add_argument(
         "--frame", type=int, metavar="N", help="of DICOM loops and TIFF pages, from 0; the first if left out"
     )
@@ -144,6 +152,8 @@ class Accepted:
 def segment(arguments: argparse.Namespace) -> None:
     """Write masks, overlay and JSON of every image; all input is checked before the first is segmented."""
     check_spacing(arguments.spacing)
+    if arguments.threshold is not None:
+        check_threshold(arguments.threshold)
     check_formats(arguments.format)
     if "coco" in arguments.annotations:
         coco_masks()
@@ -176,7 +186,15 @@ def segment_image(
     path = image_path.path
     image, spacing_of_file = read_image(path, arguments.frame)
     spacing_mm = arguments.spacing or spacing_of_file
-    results = pipe(image, **prompts, **grounding, num_samples=arguments.num_samples, spacing_mm=spacing_mm)
+    results = pipe(
+        image,
+        **prompts,
+        **grounding,
+        num_samples=arguments.num_samples,
+        spacing_mm=spacing_mm,
+        threshold=arguments.threshold,
+        keep=arguments.keep,
+    )
     files = segment_files(path.stem, image, results, prompts)
     names = mask_names(path.stem, len(results))
     objects = [
@@ -194,6 +212,8 @@ def segment_image(
     for result in results:
         if result.reason is not None:
             print(f"{path}: {result.reason}")
+        if (parts := count_parts(result.mask)) > 1:
+            print(f"{path}: the mask of {result.label or UNNAMED!r} is in {parts} parts; --keep largest keeps one")
     found = sum(result.box is not None for result in results)
     print(f"{path}: {found} object(s) in {arguments.output / path.stem}.json")
     return Accepted(name, (image.height, image.width), objects)

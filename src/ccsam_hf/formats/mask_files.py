@@ -118,13 +118,14 @@ def results_json(results: Sequence[SegmentationResult], names: Sequence[str]) ->
         names: for each the file of its mask.
 
     Returns:
-        {"objects": [{"label", "box", "score", "mask", ..., "area_px", ...}]}; what a text brought along stands there
-        where a text prompted, and lengths in millimetres where the spacing is known.
+        {"objects": [{"label", "box", "score", "mask", "parts", ..., "area_px", ...}]}; what a text brought along
+        stands there where a text prompted, and lengths in millimetres where the spacing is known.
     """
     about = ("text", "description", "box_score", "reason", "text_encoder", "tuned_on")
     objects = []
     for result, name in zip(results, names, strict=True):
         head = {"label": result.label, "box": result.box, "score": result.score, "mask": name}
+        head["parts"] = result.parts
         if result.text is not None:
             head |= {field: getattr(result, field) for field in about}
         objects.append({**head, **result.measurements.to_dict()})
