@@ -366,14 +366,13 @@ def test_evaluate_hands_its_options_to_the_harness(monkeypatch, capsys, tmp_path
         calls.append(arguments)
         return {"nodule": {"dice": {"mean": 88.123}, "n": 7}, "prompt": "box"}
 
-    module = SimpleNamespace(evaluate_directory=evaluate_directory)
-    monkeypatch.setitem(sys.modules, "ccsam_hf.evaluation.harness", module)
+    monkeypatch.setattr("ccsam_hf.cli.evaluate.evaluate_directory", evaluate_directory)
     out = tmp_path / "out"
     options = ["--model", "m", "--data", "d", "--layout", "busi", "--prompt", "box", "--output", str(out)]
     assert main(["evaluate", *options, "--split", "test"]) == 0
-    ((model, data, layout, prompt, protocol, output, grounder, split, draws, num_samples),) = calls
+    ((model, data, layout, prompt, protocol, output, grounder, split, draws, num_samples, limit),) = calls
     assert (model, str(data), layout, prompt, protocol, output) == ("m", "d", "busi", "box", "samus", out)
-    assert (grounder, split, draws, num_samples) == (None, "test", 1, None)
+    assert (grounder, split, draws, num_samples, limit) == (None, "test", 1, None, None)
     assert "nodule: Dice 88.12, 7 objects" in capsys.readouterr().out
 
 

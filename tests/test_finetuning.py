@@ -282,4 +282,4 @@ def test_wrong_input_ends_the_command_with_one_line(folder, start, tmp_path, cap
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert "'steps=2' is not FIELD=VALUE" in lines[0] and "benign" in lines[1]
-    assert lines[2].endswith("pip install ccsam-hf[train,data]")
+    assert lines[2].endswith('pip install "ccsam-hf[train,data]"')

@@ -55,7 +55,18 @@ MAY_IMPORT = {
     "hub.commit": (),
     "hub": ("hub.commit", "data", "evaluation"),
     "training": ("evaluation", "grounding", "hub"),
-    "cli": ("__init__", "conversion", "data", "evaluation", "formats", "hub", "training", "visualization"),
+    "cli.parser": ("__init__", "checks"),
+    "cli": (
+        "cli.parser",
+        "__init__",
+        "conversion",
+        "data",
+        "evaluation",
+        "formats",
+        "hub",
+        "training",
+        "visualization",
+    ),
 }
 
 # What transformers copies to the Hub starts from these; everything they import goes along.

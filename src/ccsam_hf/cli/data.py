@@ -3,88 +3,14 @@
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..data.build import Download, build, collect
 from ..data.cases import SPLITS, Case
-from ..data.readers import LAYOUTS
 from ..data.splits import Splits, divide, divide_in_folds
 from ..visualization import contact_sheet, overlay
-
-SOURCES_HELP = f"a data set as downloaded, such as busi=downloads/BUSI; layouts: {', '.join(LAYOUTS)}"
-
-
-def add_data(commands: Any) -> None:
-    """Declare `data` and its commands."""
-    data = commands.add_parser("data", help="build, audit, show, push and simulate data sets")
-    data_commands = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    add_build(data_commands)
-    add_audit(data_commands)
-    add_show(data_commands)
-    add_push(data_commands)
-    add_simulate(data_commands)
-
-
-def add_sources(command: Any) -> None:
-    """Declare the sources and the seed of their splits."""
-    command.add_argument("source", nargs="+", metavar="LAYOUT=PATH", help=SOURCES_HELP)
-    command.add_argument("--splits", type=Path, metavar="FILE", help="lists to use, such as those of audit --fix")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of splits that are drawn; 0 if left out")
-
-
-def add_build(commands: Any) -> None:
-    """Declare `data build`."""
-    text = "Read data sets or archives of them, split them as the paper does, and write Parquet that datasets loads."
-    command = commands.add_parser("build", help="downloads to one split data set", description=text)
-    add_sources(command)
-    command.add_argument("--folds", type=int, metavar="K", help="cross-validation instead of the paper's splits")
-    command.add_argument("--fold", type=int, metavar="I", help="the fold that tests, from 0")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR")
-    command.set_defaults(run=run_build)
-
-
-def add_audit(commands: Any) -> None:
-    """Declare `data audit`."""
-    text = "Look for duplicates, leakage between splits, wrong masks and unreadable files; changes no data."
-    command = commands.add_parser("audit", help="what is wrong with data sets", description=text)
-    add_sources(command)
-    command.add_argument("--fix", action="store_true", help="also write splits.json without what has to go")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR")
-    command.set_defaults(run=run_audit)
-
-
-def add_show(commands: Any) -> None:
-    """Declare `data show`."""
-    command = commands.add_parser("show", help="a sheet of images with the outlines of their masks")
-    add_sources(command)
-    command.add_argument("--split", choices=SPLITS)
-    command.add_argument("--count", type=int, default=24, metavar="N", help="images drawn at random; 24 if left out")
-    command.add_argument("--output", type=Path, required=True, metavar="PNG")
-    command.set_defaults(run=run_show)
-
-
-def add_push(commands: Any) -> None:
-    """Declare `data push`."""
-    command = commands.add_parser("push", help="a built data set to the Hub, private if not said otherwise")
-    command.add_argument("directory", type=Path, metavar="DIR", help="the output of data build")
-    command.add_argument("--repo-id", required=True, metavar="ID")
-    command.add_argument("--public", action="store_true", help="make a new repository public")
-    command.add_argument("--licences-checked", action="store_true", help="you may pass on every source in the set")
-    command.add_argument("--dry-run", action="store_true", help="say what would be uploaded, and stop")
-    command.set_defaults(run=run_push)
-
-
-def add_simulate(commands: Any) -> None:
-    """Declare `data simulate`."""
-    command = commands.add_parser("simulate", help="ultrasound phantoms with exact masks, in the folder layout")
-    command.add_argument("--output", type=Path, required=True, metavar="DIR")
-    command.add_argument("--count", type=int, required=True, metavar="N")
-    command.add_argument("--seed", type=int, default=0, metavar="S")
-    command.add_argument("--target", nargs="+", metavar="T", help="what to show; all kinds if left out")
-    command.set_defaults(run=run_simulate)
 
 
 def run_build(arguments: argparse.Namespace) -> None:

@@ -13,13 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from .. import TINY
 from ..data.cases import IMAGE_EXTENSIONS
-from ..descriptions import FORMS, to_phrase
+from ..descriptions import to_phrase
 from ..files import replace_file
 from ..formats.annotations import (
-    ANNOTATIONS,
-    LOCAL_FILES,
     AnnotatedImage,
     coco_masks,
     label_studio_config,
@@ -28,7 +25,6 @@ from ..formats.annotations import (
     to_label_studio,
 )
 from ..formats.mask_files import (
-    FORMATS,
     UNNAMED,
     check_formats,
     dicom_bytes,
@@ -39,86 +35,12 @@ from ..formats.mask_files import (
     results_json,
     secondary_capture,
 )
-from ..grounding_boxes import FALLBACKS
 from ..image_files import is_dicom, read_image
 from ..measurements import check_spacing
-from ..objects import KEEP, count_parts
+from ..objects import count_parts
 from ..pipeline_ccsam import CCSamPipeline, check_threshold
 from ..results import SegmentationResult
 from ..visualization import heatmap, overlay, to_rgb
-
-
-def add_segment(commands: Any) -> None:
-    """Declare `segment`."""
-    text = "Segment objects named by a text, or marked by boxes or points in pixels; the same for every IMAGE."
-    command = commands.add_parser("segment", help="masks, overlays and measurements of images", description=text)
-    command.add_argument(
-        "image",
-        nargs="+",
-        type=Path,
-        metavar="IMAGE",
-        help="PNG, JPEG, TIFF, BMP or DICOM file, or a folder: all of these in it and below, by name",
-    )
-    command.add_argument("--model", default=TINY, help="folder or Hub id; the bundled ccsam-tiny if left out")
-    command.add_argument(
-        "--box", nargs=4, type=float, action="append", metavar=("X0", "Y0", "X1", "Y1"), help="one object each"
-    )
-    command.add_argument(
-        "--point",
-        nargs=3,
-        type=float,
-        action="append",
-        metavar=("X", "Y", "LABEL"),
-        help="LABEL 1 inside, 0 outside; all points, and one box beside them, mark one object",
-    )
-    command.add_argument("--text", action="append", metavar="T", help='one target each, such as "left ventricle"')
-    add_grounder(command)
-    command.add_argument("--form", choices=FORMS, help="what the text encoder reads; the grounder's own if left out")
-    command.add_argument("--box-threshold", type=float, metavar="S", help="score from which a text counts as found")
-    command.add_argument("--every-instance", action="store_true", help="all boxes of a text instead of the best one")
-    command.add_argument("--fallback", choices=FALLBACKS, help="what to segment where a text is not found; none")
-    command.add_argument(
-        "--spacing",
-        nargs=2,
-        type=float,
-        metavar=("MM_PER_ROW", "MM_PER_COLUMN"),
-        help="pixel spacing for measurements in mm; that of a DICOM file if left out",
-    )
-    command.add_argument("--num-samples", type=int, metavar="K", help="draws for the uncertainty map, at least 2")
-    command.add_argument(
-        "--threshold", type=float, metavar="P", help="probability above which a pixel is in the mask (default: 0.5)"
-    )
-    command.add_argument(
-        "--keep", choices=KEEP, help="one connected object a prompt, or every part of its mask (default: largest)"
-    )
-    command.add_argument(
-        "--frame", type=int, metavar="N", help="of DICOM loops and TIFF pages, from 0; the first if left out"
-    )
-    command.add_argument(
-        "--format",
-        action="append",
-        default=[],
-        choices=FORMATS,
-        help="masks in these too; PNG masks are always written",
-    )
-    command.add_argument(
-        "--annotations", action="append", default=[], choices=ANNOTATIONS, help="masks of all images for this tool"
-    )
-    command.add_argument(
-        "--image-prefix",
-        default=LOCAL_FILES,
-        metavar="P",
-        help=f"address before image names in tasks of Label Studio; {LOCAL_FILES} if left out",
-    )
-    command.add_argument("--output", type=Path, required=True, metavar="DIR")
-    command.set_defaults(run=segment)
-
-
-def add_grounder(command: Any) -> None:
-    """Declare `--grounder`."""
-    command.add_argument(
-        "--grounder", metavar="DIR|ID", help="Grounding DINO that finds texts; the one beside the model if left out"
-    )
 
 
 @dataclass(frozen=True)
@@ -397,6 +319,3 @@ def write_together(directory: Path, files: dict[str, bytes]) -> None:
     with ExitStack() as stack:
         for name, content in files.items():
             stack.enter_context(replace_file(directory / name)).write_bytes(content)
-
-
-__all__ = ["add_grounder", "add_segment"]
