@@ -16,6 +16,7 @@ from ccsam_hf import TINY, TINY_GROUNDER, CCSamImageProcessor, CCSamModel, CCSam
 from ccsam_hf.data.readers import LAYOUTS
 from ccsam_hf.data.simulator import write_folder
 from ccsam_hf.data.sources import SOURCES
+from ccsam_hf.data.splits import SEEN, UNSEEN
 from ccsam_hf.evaluation.harness import evaluate_study, read_data
 from ccsam_hf.evaluation.record import file_hashes, grounding_record, read_record, study_record, write_record
 from ccsam_hf.evaluation.segmenters import CCSamSegmenter, about_module
@@ -529,7 +530,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
 def test_layouts_of_known_data_sets_name_them():
     named = {layout: of_layout(layout) for layout in LAYOUTS}
     assert named["busi"] == ["BUSI"] and named["camus-sequence"] == ["CAMUS"] and named["hmc-qu"] == ["HMC-QU"]
-    assert named["us30k"] == list(SOURCES)
+    assert named["us30k"] == [*SEEN, *UNSEEN] and named["hc18"] == ["HC18"] and named["mmotu"] == ["MMOTU"]
     assert [layout for layout, names in named.items() if not names] == ["folder", "coco", "dicom", "built"]
 
 

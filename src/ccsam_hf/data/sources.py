@@ -100,6 +100,44 @@ DEGERLI_2021 = """@article{degerli2021early,
   doi     = {10.1109/ACCESS.2021.3059595}
 }"""
 
+VAN_DEN_HEUVEL_2018 = """@article{vandenheuvel2018automated,
+  title   = {Automated measurement of fetal head circumference using {2D} ultrasound images},
+  author  = {van den Heuvel, Thomas L. A. and de Bruijn, Dagmar and de Korte, Chris L. and van Ginneken, Bram},
+  journal = {PLOS ONE},
+  volume  = {13},
+  number  = {8},
+  pages   = {e0200412},
+  year    = {2018},
+  doi     = {10.1371/journal.pone.0200412}
+}"""
+
+MOMOT_2022 = """@misc{momot2022common,
+  title     = {Common Carotid Artery Ultrasound Images},
+  author    = {Momot, Agata},
+  publisher = {Mendeley Data},
+  edition   = {V1},
+  year      = {2022},
+  doi       = {10.17632/d4xt63mgjm.1}
+}"""
+
+KAGGLE_2016 = """@misc{kaggle2016nerve,
+  title        = {Ultrasound Nerve Segmentation},
+  author       = {Montoya, Anna and Hasnin and kaggle446 and shirzad and Cukierski, Will and yffud},
+  howpublished = {Kaggle},
+  year         = {2016},
+  note         = {\\url{https://kaggle.com/competitions/ultrasound-nerve-segmentation}}
+}"""
+
+ZHAO_2022 = """@article{zhao2022mmotu,
+  title   = {A Multi-Modality Ovarian Tumor Ultrasound Image Dataset for Unsupervised Cross-Domain Semantic
+             Segmentation},
+  author  = {Zhao, Qi and Lyu, Shuchang and Bai, Wenpei and Cai, Linghan and Liu, Binghao and Cheng, Guangliang and
+             Wu, Meijing and Sang, Xiubo and Yang, Min and Chen, Lijiang},
+  journal = {arXiv preprint arXiv:2207.06799},
+  year    = {2022},
+  doi     = {10.48550/arXiv.2207.06799}
+}"""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -115,7 +153,7 @@ class Source:
         terms: what the source says, in our words, and what that rests on.
         terms_url: where the terms stand.
         redistribution: whether those terms let others pass the images on.
-        doi: of the publication that introduces it.
+        doi: of the publication that introduces it; None where there is none.
         bibtex: everything to cite, one entry each.
         limits: what is known to be wrong with it, or easily misread; empty where nothing is.
     """
@@ -129,7 +167,7 @@ class Source:
     terms: str
     terms_url: str
     redistribution: Redistribution
-    doi: str
+    doi: str | None
     bibtex: tuple[str, ...]
     limits: str = ""
 
@@ -185,8 +223,9 @@ SOURCES: dict[str, Source] = {
         url="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
         license="not verified",
         terms=(
-            "No licence of the authors for the images was found; the download page could not be read (not verified). "
-            "Copies elsewhere carry labels that their uploaders chose and that contradict each other."
+            "Offered for research; the authors ask for a citation. No licence of theirs for the images was found, and "
+            "the download page could not be read (not verified). Copies elsewhere carry labels that their uploaders "
+            'chose and that contradict each other: CC0 1.0 in one catalogue, "other" in a mirror.'
         ),
         terms_url="https://scholar.cu.edu.eg/?q=afahmy/pages/dataset",
         redistribution="not stated",
@@ -194,7 +233,8 @@ SOURCES: dict[str, Source] = {
         bibtex=(AL_DHABYANI_2020,),
         limits=(
             "Pawłowska et al. (doi:10.1016/j.dib.2023.109247) find near-duplicate images, lesions filed both as "
-            "benign and as malignant, images of the axilla, and drawn-in marks and text."
+            "benign and as malignant, images of the axilla, and drawn-in marks and text. The release names no "
+            "patients: keep near-duplicates in one split."
         ),
     ),
     "CAMUS": Source(
@@ -217,7 +257,10 @@ SOURCES: dict[str, Source] = {
     "DDTI": Source(
         title="DDTI: Digital Database of Thyroid Ultrasound Images",
         targets=("thyroid nodule",),
-        extent="637 images in the release with masks that TRFE and US30K use",
+        extent=(
+            "637 images in the release with masks that TRFE and US30K use; the original has outlines in XML files, "
+            "one for each patient"
+        ),
         num_images=637,
         url="https://cimalab.unal.edu.co/projects/detail/20/",
         license="not verified",
@@ -231,7 +274,8 @@ SOURCES: dict[str, Source] = {
         bibtex=(PEDRAZA_2015,),
         limits=(
             "The release of 637 images was made by others than the authors: it is numbered anew, leaves out scans "
-            "with several nodules and scans with damaged marks, and its table of categories is made up."
+            "with several nodules and scans with damaged marks, and its table of categories is made up. In the "
+            "original some XML files break off in the middle of their outlines."
         ),
     ),
     "UDIAT": Source(
@@ -270,5 +314,79 @@ SOURCES: dict[str, Source] = {
         doi="10.1109/ACCESS.2021.3059595",
         bibtex=(DEGERLI_2021,),
         limits="Masks have 224x224 pixels whatever the size of the recording.",
+    ),
+    "HC18": Source(
+        title="HC18: Automated measurement of fetal head circumference",
+        targets=("fetal head",),
+        extent="999 images with the outline of an ellipse, of 806 examinations, and 335 test images without",
+        num_images=999,
+        url="https://hc18.grand-challenge.org/",
+        license="CC BY 4.0",
+        terms=(
+            "CC BY 4.0: the authors are named, and what was changed is said. Rests on copies of the data set that "
+            "name this licence and point to its record on Zenodo; the record itself was not read (not verified)."
+        ),
+        terms_url="https://zenodo.org/records/1327317",
+        redistribution="allowed",
+        doi="10.1371/journal.pone.0200412",
+        bibtex=(VAN_DEN_HEUVEL_2018,),
+        limits="Images of one number, such as 010_HC and 010_2HC, are of one examination and look alike.",
+    ),
+    "CCA": Source(
+        title="Common Carotid Artery Ultrasound Images",
+        targets=("carotid artery",),
+        extent="1,100 frames of 11 people, 100 of each",
+        num_images=1100,
+        url="https://data.mendeley.com/datasets/d4xt63mgjm/1",
+        license="CC BY 4.0",
+        terms=(
+            "CC BY 4.0: the author is named, and what was changed is said. Rests on descriptions by others that name "
+            "this licence; the page on Mendeley Data itself was not read (not verified)."
+        ),
+        terms_url="https://data.mendeley.com/datasets/d4xt63mgjm/1",
+        redistribution="allowed",
+        doi="10.17632/d4xt63mgjm.1",
+        bibtex=(MOMOT_2022,),
+        limits=(
+            "Eleven people and one scanner. Frames of a recording look alike, and which recordings are of one person "
+            "is not told; only the artery is outlined, not the vein beside it."
+        ),
+    ),
+    "NERVE": Source(
+        title="Ultrasound Nerve Segmentation (Kaggle, 2016)",
+        targets=("brachial plexus",),
+        extent="5,635 training images of 47 subjects, of which 2,323 show the nerve",
+        num_images=5635,
+        url="https://www.kaggle.com/c/ultrasound-nerve-segmentation",
+        license="rules of the competition, not open",
+        terms=(
+            "Given out under the rules of a competition, to its participants. They could not be read (not verified): "
+            "do not pass the images on, and do not train weights on them that are passed on."
+        ),
+        terms_url="https://www.kaggle.com/c/ultrasound-nerve-segmentation/rules",
+        redistribution="not allowed",
+        doi=None,
+        bibtex=(KAGGLE_2016,),
+        limits="Frames of one subject are near-copies, and some are annotated while their like is not.",
+    ),
+    "MMOTU": Source(
+        title="MMOTU: Multi-Modality Ovarian Tumor Ultrasound, the two-dimensional part",
+        targets=("ovarian lesion",),
+        extent="1,469 images, 1,000 to train and 469 to test; 170 further ones with contrast agent are not read",
+        num_images=1469,
+        url="https://github.com/cv516Buaa/MMOTU_DS2Net",
+        license="none stated",
+        terms=(
+            "The README links to the images for download and names no licence for them. A curated copy on Zenodo "
+            "carries CC BY 4.0, which its uploader chose (not verified)."
+        ),
+        terms_url="https://github.com/cv516Buaa/MMOTU_DS2Net#readme",
+        redistribution="not stated",
+        doi="10.48550/arXiv.2207.06799",
+        bibtex=(ZHAO_2022,),
+        limits=(
+            "No patients are named. The images of normal ovaries outline the ovary, and some images hold several "
+            "views, text and calipers."
+        ),
     ),
 }

@@ -7,7 +7,7 @@ test patients of CAMUS); the rest is drawn from a seed by a rule of its data set
 |---|---|
 | TN3K, TG3K | the release's lists |
 | BUSI | 7:1:2 at random, equal shares of benign, malignant and normal |
-| CAMUS | the release's test patients; a tenth of the others validates |
+| CAMUS, MMOTU | the release's test part; a tenth of the others validates |
 | DDTI, UDIAT, HMC-QU | unseen: all of it tests |
 | any other, and one's own data of any name | 7:1:2 at random |
 
@@ -37,6 +37,7 @@ SHARES_OF_RELEASE = {
     "TN3K": SHARES_WITHOUT_TEST,
     "TG3K": SHARES_WITHOUT_TEST,
     "CAMUS": SHARES_WITHOUT_TEST,
+    "MMOTU": SHARES_WITHOUT_TEST,
     **{name: {"test": 1.0} for name in UNSEEN},
 }
 
@@ -150,7 +151,7 @@ def divide(cases: Sequence[Case], seed: int = 0) -> Splits:
             of_dataset[split].append(name)
         release = release_of(own)
         shares = SHARES_OF_RELEASE.get(release, SHARES)
-        if release == "CAMUS" and not any(split == "test" for split in fixed.values()):
+        if release in ("CAMUS", "MMOTU") and not any(split == "test" for split in fixed.values()):
             shares = SHARES
         units = in_strata(open_units, seed, dataset)
         for unit, split in zip(units, in_shares(len(units), shares), strict=True):

@@ -23,6 +23,7 @@ from yaml import YAMLError
 
 from ..data.card import card_template, one_line
 from ..data.sources import SOURCES
+from ..data.splits import SEEN, UNSEEN
 from ..evaluation.record import read_record
 from ..evaluation.tables import NOTHING, with_interval
 from ..grounding import SETTINGS_KEY
@@ -232,7 +233,7 @@ def parameters_in(path: Path) -> int:
 def of_layout(layout: str) -> list[str]:
     """The public data sets that a layout of `ccsam_hf.data.readers` belongs to; none for one of anybody's data."""
     if layout == "us30k":
-        return list(SOURCES)
+        return [*SEEN, *UNSEEN]
     return [name for name in SOURCES if name.lower() == layout.removesuffix("-sequence")]
 
 

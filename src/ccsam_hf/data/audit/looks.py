@@ -10,6 +10,7 @@ from PIL import Image
 from ...image_files import read_image as read_image_file
 from ...image_files import to_grey
 from ..cases import Case, ImageFile, MaskFiles, decode, mask_of
+from ..readers.label_maps import ObjectMask, check_one_object
 from .burnt_in import colored_pixels, stroke_pixels
 from .findings import UNREADABLE, Finding, ImageKey
 from .fingerprints import Fingerprint, fingerprint
@@ -120,6 +121,8 @@ def read_mask(case: Case, files: dict[Path, Image.Image]) -> np.ndarray:
     for path in source.paths:
         if path not in files:
             files[path] = decode(path)
+        if isinstance(source, ObjectMask):
+            check_one_object(files[path], path)
     sizes = sorted({(files[path].height, files[path].width) for path in source.paths})
     if len(sizes) > 1:
         raise ValueError(f"the masks of {case.target!r} have the sizes {sizes} (height, width); expected one size")

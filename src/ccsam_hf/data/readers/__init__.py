@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..cases import Case, ImageFile
-from . import built, busi, camus, cca, coco, ddti, dicom, folder, hmc_qu, tg3k, tn3k, udiat, us30k
+from . import built, busi, camus, cca, coco, ddti, dicom, folder, hc18, hmc_qu, mmotu, nerve, tg3k, tn3k, udiat, us30k
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,10 @@ LAYOUTS: dict[str, Reader] = {
     "camus": camus.read,
     "camus-sequence": camus.read_sequences,
     "hmc-qu": hmc_qu.read,
+    "hc18": hc18.read,
     "cca": cca.read,
+    "nerve": nerve.read,
+    "mmotu": mmotu.read,
     "built": built.read,
 }
 

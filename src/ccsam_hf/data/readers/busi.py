@@ -3,6 +3,11 @@
     <benign|malignant|normal>/<name>.png
     <benign|malignant|normal>/<name>_mask.png, <name>_mask_1.png ...    united; empty in normal cases
 
+Copies with images and masks in folders of their own are read as well; a mask may there have the name of its image:
+
+    <category>/images/, <category>/masks/       or images/<category>/, masks/<category>/
+    images/, masks/                             the category is the first word of names, "benign (1)"
+
 The release knows no patients and no splits.
 """
 
@@ -63,21 +68,16 @@ class MaskUnion:
 
 def read(directory: Path, notes: list[str]) -> list[Case]:
     """The cases of the layout: see `ccsam_hf.data.readers`."""
-    folders = [directory / name for name in CATEGORIES if (directory / name).is_dir()]
+    folders = list_folders(directory)
     if not folders:
-        raise FileNotFoundError(f"{directory} has none of the folders {', '.join(CATEGORIES)} of layout 'busi'")
+        raise FileNotFoundError(
+            f"{directory} has none of the folders {', '.join(CATEGORIES)} of layout 'busi', and no images/ and masks/"
+        )
     cases = []
-    for folder in folders:
-        image_paths: dict[str, Path] = {}
-        mask_paths: dict[str, tuple[Path, ...]] = {}
-        for path in image_files(folder):
-            mask_of_image = re.fullmatch(r"(.+)_mask(_\d+)?", path.stem)
-            if mask_of_image:
-                mask_paths[mask_of_image[1]] = (*mask_paths.get(mask_of_image[1], ()), path)
-            else:
-                image_paths[path.stem] = path
+    for category, places in folders:
+        image_paths, mask_paths = files_of(places)
         if image_paths or mask_paths:
-            check_pairs(folder, image_paths, mask_paths, mask_pattern="<name>_mask.png")
+            check_pairs(places[0], image_paths, mask_paths, mask_pattern="<name>_mask.png")
         cases += [
             Case(
                 name=name,
@@ -86,13 +86,54 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
                 mask_source=mask_source(path, mask_paths[name], notes),
                 dataset="BUSI",
                 release="BUSI",
-                category=folder.name,
+                category=category or category_of(name),
             )
             for name, path in image_paths.items()
         ]
     if not cases:
-        raise ValueError(f"{directory} holds no case: no <name>.png in {', '.join(folder.name for folder in folders)}")
+        names = dict.fromkeys(place.name for _, places in folders for place in places)
+        raise ValueError(f"{directory} holds no case: no <name>.png in {', '.join(names)}")
     return cases
+
+
+def list_folders(directory: Path) -> list[tuple[str | None, list[Path]]]:
+    """(category, folders of its images and masks): one folder for both, or one for each; None: names tell."""
+    found: list[tuple[str | None, list[Path]]] = []
+    for category in CATEGORIES:
+        pairs = [
+            (directory / category / "images", directory / category / "masks"),
+            (directory / "images" / category, directory / "masks" / category),
+        ]
+        divided = [list(pair) for pair in pairs if all(folder.is_dir() for folder in pair)]
+        if divided:
+            found.append((category, divided[0]))
+        elif (directory / category).is_dir():
+            found.append((category, [directory / category]))
+    flat = [directory / "images", directory / "masks"]
+    if not found and all(folder.is_dir() for folder in flat):
+        if any(category_of(path.stem) for path in image_files(flat[0])):
+            found.append((None, flat))
+    return found
+
+
+def files_of(places: list[Path]) -> tuple[dict[str, Path], dict[str, tuple[Path, ...]]]:
+    """Name of an image -> its file, and -> its masks; the second of two folders holds masks, whatever their names."""
+    image_paths: dict[str, Path] = {}
+    mask_paths: dict[str, tuple[Path, ...]] = {}
+    for place in places:
+        for path in image_files(place):
+            match = re.fullmatch(r"(.+)_mask(_\d+)?", path.stem)
+            name = match[1] if match else path.stem
+            if match or place != places[0]:
+                mask_paths[name] = (*mask_paths.get(name, ()), path)
+            else:
+                image_paths[name] = path
+    return image_paths, mask_paths
+
+
+def category_of(name: str) -> str | None:
+    """The category with which a name begins, None where it begins otherwise."""
+    return next((category for category in CATEGORIES if name.lower().startswith(category)), None)
 
 
 def mask_source(image_path: Path, mask_paths: tuple[Path, ...], notes: list[str]) -> MaskFiles | MaskUnion:

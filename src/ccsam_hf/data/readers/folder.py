@@ -1,10 +1,13 @@
 """Layout "folder": one's own images and masks.
 
     images/<name>.<png|jpg|jpeg|bmp|tif|tiff>
-    masks/<name>.png         every value but zero is the object
+    masks/<name>.png         of one object: any value but zero; or of several, with labels.csv
+    labels.csv               optional: value, target; see `label_maps`
     cases.csv                optional: name, target, and if wanted split, patient_id, mm_per_row, mm_per_column
 
-Where `cases.csv` does not say what an object is, it is an "object".
+Where neither table says what an object is, it is an "object". With labels.csv an image has a case for each of its
+rows, in images that do not show the structure with an empty mask, and the targets of cases.csv are not used. The data
+set is named like the folder, but is no published one, whatever its name.
 """
 
 import csv
@@ -12,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..cases import DEFAULT_TARGET, SPLITS, Case, ImageFile, MaskFiles, check_pairs, image_files
+from .label_maps import ObjectMask, probe_masks, read_labels
 
 
 def read(directory: Path, notes: list[str]) -> list[Case]:
@@ -28,11 +32,28 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
     check_pairs(directory, image_paths, mask_paths, mask_pattern="masks/<name>.png")
     about = read_table(directory / "cases.csv", image_paths)
     dataset = directory.resolve().name
+    labels = read_labels(directory / "labels.csv")
+    if labels is not None:
+        if about:
+            notes.append(f"{directory}: labels.csv says what the targets are; those of cases.csv are not used")
+        return [
+            Case(
+                name=name,
+                image_source=ImageFile(path),
+                mask_source=MaskFiles((mask_paths[name],), value),
+                dataset=dataset,
+                class_id=value,
+                **(about.get(name, {}) | {"target": target}),
+            )
+            for name, path in image_paths.items()
+            for value, target in labels.items()
+        ]
+    probe_masks(list(mask_paths.values()))
     return [
         Case(
             name=name,
             image_source=ImageFile(path),
-            mask_source=MaskFiles((mask_paths[name],)),
+            mask_source=ObjectMask((mask_paths[name],)),
             dataset=dataset,
             **({"target": DEFAULT_TARGET} | about.get(name, {})),
         )
