@@ -25,6 +25,7 @@ import downloads
 import shared_models
 import tables
 from ccsam_hf.image_files import ACCEPTED_FILES
+from ccsam_hf.pixel_spacing import plain_spacing
 from comparison import compare
 from example_cases import ExampleCase, example_cases, path_of, thumbnail
 from picture import picture, shown, uncertainty_figure
@@ -383,7 +384,7 @@ def answers(ui: SimpleNamespace) -> list:
 
 def opened(ui: SimpleNamespace, session: Session) -> dict:
     """Updates of the widgets that belong to the opened image."""
-    row_mm, column_mm = session.spacing_mm or (None, None)
+    row_mm, column_mm = plain_spacing(session.spacing_mm) or (None, None)
     num_frames = session.source.num_frames
     return {
         ui.frame: gr.update(value=1, maximum=max(num_frames, 2), visible=num_frames > 1),

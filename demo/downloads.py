@@ -15,6 +15,7 @@ from ccsam_hf.formats.mask_files import (
     results_json,
     secondary_capture,
 )
+from ccsam_hf.pixel_spacing import plain_spacing
 from session import NOTICE, Session, opened_source
 
 FORMATS = {"PNG": "png", "NIfTI": "nifti", "DICOM-SEG": "dicom-seg", "JSON": "json"}  # as shown: as asked for
@@ -69,7 +70,7 @@ def about(session: Session) -> dict[str, Any]:
         "image": source.name,
         "frame": session.frame,
         "size": {"width": width, "height": height},
-        "spacing_mm": session.spacing_mm,
+        "spacing_mm": plain_spacing(session.spacing_mm),
         "model": session.model,
         "threshold": session.threshold,
         **results_json(session.results, mask_names(session)),

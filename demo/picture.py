@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ccsam_hf import SegmentationResult
+from ccsam_hf.pixel_spacing import plain_spacing
 from ccsam_hf.visualization import heatmap, overlay, to_rgb
 from session import Session, names_of
 
@@ -129,8 +130,8 @@ def opened_in_words(session: Session) -> str:
     facts = [f"{source.name}, {width} x {height} pixels"]
     if source.num_frames > 1:
         facts.append(f"frame {session.frame + 1} of {source.num_frames}")
-    if session.spacing_mm:
-        facts.append("{:.3g} mm between rows, {:.3g} mm between columns".format(*session.spacing_mm))
+    if spacing_mm := plain_spacing(session.spacing_mm):
+        facts.append("{:.3g} mm between rows, {:.3g} mm between columns".format(*spacing_mm))
     return f"{', '.join(facts)}."
 
 

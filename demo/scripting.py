@@ -103,8 +103,10 @@ def requested(
         session = open_file(session, path)
     if frame != session.frame:
         session = go_to_frame(session, frame)
-    row_mm, column_mm = spacing_mm or session.source.spacing_mm or (None, None)
-    session = use_threshold(use_spacing(session, row_mm, column_mm), threshold)
+    session = replace(session, spacing_mm=session.source.spacing_mm)
+    if spacing_mm:
+        session = use_spacing(session, *spacing_mm)
+    session = use_threshold(session, threshold)
     if prompts.text:
         return find_texts(session, prompts.text)
     boxes = tuple(checked_box(session, box) for box in prompts.boxes)

@@ -23,6 +23,7 @@ from ccsam_hf.geometry import boxes_from_masks
 from ccsam_hf.image_files import count_frames, is_dicom, read_image
 from ccsam_hf.measurements import check_spacing, measure_mask
 from ccsam_hf.objects import clean_mask
+from ccsam_hf.pixel_spacing import PixelSpacing, plain_spacing
 from ccsam_hf.visualization import to_rgb
 
 KINDS = ("text", "points", "boxes")  # of prompts
@@ -53,7 +54,7 @@ class Source:
     name: str
     digest: str
     num_frames: int
-    spacing_mm: tuple[float, float] | None
+    spacing_mm: tuple[float, float] | PixelSpacing | None
 
     @property
     def is_dicom(self) -> bool:
@@ -91,7 +92,7 @@ class Session:
         source: the opened file, None before the first.
         frame: which of its frames is looked at, from 0.
         image: that frame.
-        spacing_mm: (between rows, between columns) in millimetres, None where unknown.
+        spacing_mm: (between rows, between columns) in millimetres or what the file says of it, None where unknown.
         encoded: that frame, encoded by that model.
         texts, boxes, points, labels: the prompts given so far; the points are those of one object.
         asked: which kind of them `decoded` answers, None before the first.
@@ -105,7 +106,7 @@ class Session:
     source: Source | None = None
     frame: int = 0
     image: Image.Image | None = None
-    spacing_mm: tuple[float, float] | None = None
+    spacing_mm: tuple[float, float] | PixelSpacing | None = None
     encoded: EncodedImage | None = None
     texts: tuple[str, ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
@@ -128,7 +129,9 @@ class Session:
 # --- the image -------------------------------------------------------------------------------------------------------
 
 
-def open_file(session: Session, path: str | Path, spacing_mm: tuple[float, float] | None = None) -> Session:
+def open_file(
+    session: Session, path: str | Path, spacing_mm: tuple[float, float] | PixelSpacing | None = None
+) -> Session:
     """Open a file in place of the one before, at its first frame, and encode it; prompts and results are dropped.
 
     Args:
@@ -166,7 +169,7 @@ def close(session: Session) -> None:
         session.source.folder.cleanup()
 
 
-def read_frame(path: Path, name: str, frame: int) -> tuple[Image.Image, tuple[float, float] | None]:
+def read_frame(path: Path, name: str, frame: int) -> tuple[Image.Image, tuple[float, float] | PixelSpacing | None]:
     """`read_image`, whose errors call the file by the user's name for it."""
     try:
         return read_image(path, frame)
@@ -321,6 +324,8 @@ def use_threshold(session: Session, threshold: float) -> Session:
 
 def use_spacing(session: Session, row_mm: float | None, column_mm: float | None) -> Session:
     """Measure with another spacing, or without one where both are empty or zero."""
+    if (row_mm or None, column_mm or None) == (plain_spacing(session.spacing_mm) or (None, None)):
+        return session  # unchanged: a file's spacing keeps the region in which it holds
     if not row_mm and not column_mm:
         return replace(session, spacing_mm=None)
     if not row_mm or not column_mm:
@@ -330,7 +335,10 @@ def use_spacing(session: Session, row_mm: float | None, column_mm: float | None)
 
 
 def at_threshold(
-    result: SegmentationResult, threshold: float, spacing_mm: tuple[float, float] | None, prompted_by_box: bool
+    result: SegmentationResult,
+    threshold: float,
+    spacing_mm: tuple[float, float] | PixelSpacing | None,
+    prompted_by_box: bool,
 ) -> SegmentationResult:
     """A result cut, cleaned and measured anew from its own probability; at `DEFAULT_THRESHOLD` it is the pipeline's.
 

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from .pixel_spacing import PixelSpacing, simplified, spacing_of_dicom
+
 PIL_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 ACCEPTED_FILES = "PNG, JPEG, TIFF, BMP or DICOM"
 MAX_PIXELS = 100_000_000  # above it a small file may be made to fill the memory
-CENTIMETRES = 3  # of Physical Units X/Y Direction, DICOM PS3.3 C.8.5.5.1.15
-TISSUE_IMAGE = 1  # of Region Spatial Format, "2D", DICOM PS3.3 C.8.5.5.1.1
 
 FEW_LEVELS = 16  # grey levels of 256: an image with no more of them was read or exported wrongly, or is empty
 TURNED_BY = {  # EXIF orientation -> what brings the stored picture upright; 1 is upright
@@ -47,7 +47,9 @@ def warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
-def read_image(path: str | Path, frame: int | None = None) -> tuple[Image.Image, tuple[float, float] | None]:
+def read_image(
+    path: str | Path, frame: int | None = None
+) -> tuple[Image.Image, tuple[float, float] | PixelSpacing | None]:
     """Read one image from a file.
 
     Args:
@@ -57,10 +59,13 @@ def read_image(path: str | Path, frame: int | None = None) -> tuple[Image.Image,
 
     Returns:
         The image, 8-bit grey ("L"), 16-bit grey ("I;16") or colour ("RGB", or another mode of PIL that the file has),
-        turned as an EXIF orientation says; and the spacing (between rows, between columns) in millimetres of a DICOM
-        file that states one, else None. Values are stretched from the bits that the file uses to 8 or 16 bits, and
+        turned as an EXIF orientation says. Values are stretched from the bits that the file uses to 8 or 16 bits, and
         inverted where the file says that zero is white, so that bright is echogenic. A warning names the file where
         the image has nearly no grey levels, or where only its values tell how many bits it uses.
+
+        The spacing (between rows, between columns) in millimetres of a DICOM file that states one, None where a file
+        states none. Where it holds in a part of the image alone, or is stated in a way that cannot be used,
+        [`PixelSpacing`], which the pipeline and `measure_mask` take as their spacing.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -73,11 +78,11 @@ def read_image(path: str | Path, frame: int | None = None) -> tuple[Image.Image,
     if not path.is_file():
         raise ValueError(f"{path} is not a file; expected one {ACCEPTED_FILES} file")
     if is_dicom(path):
-        image, spacing_mm = read_dicom(path, frame)
+        image, spacing = read_dicom(path, frame)
     else:
-        image, spacing_mm = stretched(path, frame, read_with_pil(path, frame)), None
+        image, spacing = stretched(path, frame, read_with_pil(path, frame)), None
     check_contrast(image, str(path))
-    return image, spacing_mm
+    return image, spacing
 
 
 def count_frames(path: str | Path) -> int:
@@ -296,7 +301,7 @@ def to_grey(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("L"))
 
 
-def read_dicom(path: Path, frame: int | None) -> tuple[Image.Image, tuple[float, float] | None]:
+def read_dicom(path: Path, frame: int | None) -> tuple[Image.Image, tuple[float, float] | PixelSpacing | None]:
     """One frame of a DICOM file and its pixel spacing; errors as in `read_image`."""
     pydicom = pydicom_for(path)
     try:
@@ -312,7 +317,7 @@ def read_dicom(path: Path, frame: int | None) -> tuple[Image.Image, tuple[float,
             values = pydicom.pixels.apply_color_lut(values, dataset)
     except Exception as error:
         raise unreadable_dicom(path, error) from error
-    return dicom_to_pil(path, values, dataset), dicom_spacing(dataset)
+    return dicom_to_pil(path, values, dataset), simplified(spacing_of_dicom(dataset), (height, width))
 
 
 def pydicom_for(path: Path) -> ModuleType:
@@ -353,23 +358,6 @@ def dicom_to_pil(path: Path, values: np.ndarray, dataset: Any) -> Image.Image:
     if bits <= 8:
         return Image.fromarray(np.rint(unit * 255).astype(np.uint8))
     return Image.fromarray(np.rint(unit * 65535).astype(np.uint16))
-
-
-def dicom_spacing(dataset: Any) -> tuple[float, float] | None:
-    """(between rows, between columns) in millimetres, None where the file states none above zero, or several.
-
-    Source: DICOM PS3.3 C.8.5.5 (US Region Calibration, Physical Delta X/Y) and 10.7.1.3 (Pixel Spacing).
-    """
-    found = set()
-    for region in dataset.get("SequenceOfUltrasoundRegions") or []:
-        units = region.get("PhysicalUnitsXDirection"), region.get("PhysicalUnitsYDirection")
-        if units == (CENTIMETRES, CENTIMETRES) and region.get("RegionSpatialFormat", TISSUE_IMAGE) == TISSUE_IMAGE:
-            delta_y, delta_x = region.get("PhysicalDeltaY"), region.get("PhysicalDeltaX")
-            if delta_x and delta_y:
-                found.add((round(abs(float(delta_y)) * 10, 9), round(abs(float(delta_x)) * 10, 9)))
-    if not found and dataset.get("PixelSpacing"):
-        found.add(tuple(float(value) for value in dataset.PixelSpacing))
-    return found.pop() if len(found) == 1 and min(min(found)) > 0 else None
 
 
 def chosen_frame(path: Path, frame: int | None, num_frames: int) -> int:

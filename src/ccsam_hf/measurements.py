@@ -7,6 +7,8 @@ import numpy as np
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
+from .pixel_spacing import PixelSpacing, spacing_at
+
 
 @dataclass(frozen=True)
 class MaskMeasurements:
@@ -23,6 +25,7 @@ class MaskMeasurements:
         centroid_px: mean (x, y) of the set pixels' indices; None for an empty mask.
         area_mm2, longest_diameter_mm, short_axis_mm: the same in millimetres, None without a spacing. The longest
             diameter in millimetres may run in another direction where the spacing differs between rows and columns.
+        no_mm_reason: why there are no millimetres although the image's file speaks of its pixels' size.
     """
 
     area_px: int
@@ -32,19 +35,24 @@ class MaskMeasurements:
     area_mm2: float | None = None
     longest_diameter_mm: float | None = None
     short_axis_mm: float | None = None
+    no_mm_reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurements that exist, ready for JSON; those in millimetres are absent without a spacing."""
+        """The measurements that exist, ready for JSON: millimetres, or the reason for none, where there are any."""
         values = asdict(self)
         return {name: value for name, value in values.items() if value is not None or name == "centroid_px"}
 
 
-def measure_mask(mask_binary: np.ndarray, spacing_mm: tuple[float, float] | None = None) -> MaskMeasurements:
+def measure_mask(
+    mask_binary: np.ndarray, spacing_mm: tuple[float, float] | PixelSpacing | None = None
+) -> MaskMeasurements:
     """Measure one object.
 
     Args:
         mask_binary: (H, W) bool.
-        spacing_mm: (between rows, between columns): height and width of a pixel in millimetres, both above zero.
+        spacing_mm: (between rows, between columns): height and width of a pixel in millimetres, both above zero. Or
+            what `image_files.read_image` gave: a mask that leaves the region in which a file's spacing holds has no
+            millimetres, and a reason.
 
     Returns:
         [`MaskMeasurements`]; an empty mask has area and lengths 0 and no centroid.
@@ -63,16 +71,17 @@ def measure_mask(mask_binary: np.ndarray, spacing_mm: tuple[float, float] | None
     outline_yx = outline_points(mask_binary)
     longest, short = diameters(outline_yx)
     centroid = tuple(float(value) for value in np.argwhere(mask_binary).mean(0)[::-1]) if area else None
+    spacing_mm, reason = spacing_at(mask_binary, spacing_mm)
     if spacing_mm is None:
-        return MaskMeasurements(area, longest, short, centroid)
+        return MaskMeasurements(area, longest, short, centroid, no_mm_reason=reason)
     longest_mm, short_mm = diameters(outline_yx * np.asarray(spacing_mm, dtype=float))
     area_mm2 = float(area * spacing_mm[0] * spacing_mm[1])
     return MaskMeasurements(area, longest, short, centroid, area_mm2, longest_mm, short_mm)
 
 
-def check_spacing(spacing_mm: tuple[float, float] | None) -> None:
-    """Raise ValueError unless the spacing is None or two finite numbers above zero."""
-    if spacing_mm is None:
+def check_spacing(spacing_mm: tuple[float, float] | PixelSpacing | None) -> None:
+    """Raise ValueError unless the spacing is a file's, None or two finite numbers above zero."""
+    if spacing_mm is None or isinstance(spacing_mm, PixelSpacing):
         return
     values = np.asarray(spacing_mm, dtype=float)
     if values.shape != (2,) or not np.isfinite(values).all() or (values <= 0).any():

@@ -24,6 +24,7 @@ from .image_files import read_image, upright
 from .measurements import check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
 from .objects import Keep, check_keep, clean_mask, count_parts, follow_mask, limit_of
+from .pixel_spacing import PixelSpacing
 from .processing_ccsam import CCSamProcessor, prepare_prompts
 from .results import ObjectMemory, SegmentationResult
 
@@ -49,7 +50,7 @@ class EncodedImage:
 
     image: Image.Image | np.ndarray | Tensor
     size: tuple[int, int]
-    spacing_mm: tuple[float, float] | None
+    spacing_mm: tuple[float, float] | PixelSpacing | None
     encoded: tuple[FusionOutput, Tensor]
 
 
@@ -73,7 +74,7 @@ class Decoded:
     finds: list[GroundingResult] | None
     image: Image.Image | np.ndarray | Tensor
     size: tuple[int, int]
-    spacing_mm: tuple[float, float] | None
+    spacing_mm: tuple[float, float] | PixelSpacing | None
     with_uncertainty: bool
 
 
@@ -210,7 +211,7 @@ class CCSamPipeline(Pipeline):
     def encode(
         self,
         image: str | Path | Image.Image | np.ndarray | Tensor,
-        spacing_mm: tuple[float, float] | None = None,
+        spacing_mm: tuple[float, float] | PixelSpacing | None = None,
     ) -> EncodedImage:
         """Encode one image for several calls, each of which then only decodes its prompts.
 
@@ -241,7 +242,7 @@ class CCSamPipeline(Pipeline):
         labels: Any = None,
         text: str | Sequence[str] | None = None,
         num_samples: int | None = None,
-        spacing_mm: tuple[float, float] | None = None,
+        spacing_mm: tuple[float, float] | PixelSpacing | None = None,
         previous: SegmentationResult | Sequence[SegmentationResult] | None = None,
         threshold: float | None = None,
         keep: Keep | None = None,
@@ -316,7 +317,7 @@ class CCSamPipeline(Pipeline):
         points: Any = None,
         labels: Any = None,
         text: str | Sequence[str] | None = None,
-        spacing_mm: tuple[float, float] | None = None,
+        spacing_mm: tuple[float, float] | PixelSpacing | None = None,
         previous: SegmentationResult | Sequence[SegmentationResult] | None = None,
     ) -> dict[str, Any]:
         """Image and prompts -> model inputs, and what they belong to."""
@@ -411,7 +412,9 @@ class CCSamPipeline(Pipeline):
         return maps
 
 
-def opened(image: Any, spacing_mm: tuple[float, float] | None) -> tuple[Any, tuple[float, float] | None]:
+def opened(
+    image: Any, spacing_mm: tuple[float, float] | PixelSpacing | None
+) -> tuple[Any, tuple[float, float] | PixelSpacing | None]:
     """The image, read where it is a path and upright, and its spacing: the given one, else the file's; checked."""
     if isinstance(image, (str, Path)):
         image, spacing_of_file = read_image(image)
@@ -433,7 +436,7 @@ def segmented_object(
     memory: ObjectMemory,
     threshold: float,
     keep: Keep,
-    spacing_mm: tuple[float, float] | None,
+    spacing_mm: tuple[float, float] | PixelSpacing | None,
 ) -> dict[str, Any]:
     """Fields of the result of one object from its maps (H0, W0) and its prompt; without a box, that of the mask."""
     prompt = {"box": memory.box, "points": memory.points, "labels": memory.labels}
@@ -459,7 +462,7 @@ def segmented_object(
 
 
 def empty_object(
-    size: tuple[int, int], with_uncertainty: bool, spacing_mm: tuple[float, float] | None
+    size: tuple[int, int], with_uncertainty: bool, spacing_mm: tuple[float, float] | PixelSpacing | None
 ) -> dict[str, Any]:
     """Fields of the result of a text that was not found in an image of a size (H0, W0)."""
     nothing, zero = np.zeros(size, dtype=bool), np.zeros(size, dtype=np.float32)

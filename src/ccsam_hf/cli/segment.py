@@ -39,6 +39,7 @@ from ..image_files import is_dicom, read_image
 from ..measurements import check_spacing
 from ..objects import count_parts
 from ..pipeline_ccsam import CCSamPipeline, check_threshold
+from ..pixel_spacing import PixelSpacing
 from ..results import SegmentationResult
 from ..visualization import heatmap, overlay, to_rgb
 
@@ -183,7 +184,7 @@ def dicom_files(
     frame: int,
     image: Image.Image,
     results: list[SegmentationResult],
-    spacing_mm: tuple[float, float] | None,
+    spacing_mm: tuple[float, float] | PixelSpacing | None,
 ) -> dict[str, bytes]:
     """The DICOM Segmentation of an image, and the image as a Secondary Capture where it is no DICOM file."""
     masks, labels = [result.mask for result in results], [result.label for result in results]

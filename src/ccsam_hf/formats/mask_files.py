@@ -20,6 +20,7 @@ from ..checks import import_extra
 from ..descriptions import find_target
 from ..measurements import check_spacing
 from ..pipeline_ccsam import SegmentationResult
+from ..pixel_spacing import PixelSpacing, plain_spacing
 from ..visualization import color_of, to_rgb
 
 FORMATS = ("png", "nifti", "dicom-seg")
@@ -132,7 +133,7 @@ def results_json(results: Sequence[SegmentationResult], names: Sequence[str]) ->
     return {"objects": objects}
 
 
-def masks_nifti(masks: Sequence[np.ndarray], spacing_mm: tuple[float, float] | None = None) -> bytes:
+def masks_nifti(masks: Sequence[np.ndarray], spacing_mm: tuple[float, float] | PixelSpacing | None = None) -> bytes:
     """Masks as a label map in a compressed NIfTI file (.nii.gz).
 
     The array lies as SimpleITK, ITK-SNAP and 3D Slicer read a PNG of the image, so that both overlay: axes (column,
@@ -155,6 +156,7 @@ def masks_nifti(masks: Sequence[np.ndarray], spacing_mm: tuple[float, float] | N
     nibabel = import_extra("nibabel", "data", "NIfTI")
     masks = checked_masks(masks, num_axes=(2, 3))
     check_spacing(spacing_mm)
+    spacing_mm = plain_spacing(spacing_mm)
     if len(masks) > 255:
         raise ValueError(f"{len(masks)} masks came; expected at most 255, which a label map of 8 bits can name")
     labels = np.zeros(masks.shape[1:], dtype=np.uint8)
@@ -371,14 +373,14 @@ def set_frames(segmentation: Any, masks: np.ndarray, frames: Sequence[int]) -> N
 
 
 def secondary_capture(
-    image: Image.Image | np.ndarray, spacing_mm: tuple[float, float] | None = None, name: str = "image"
+    image: Image.Image | np.ndarray, spacing_mm: tuple[float, float] | PixelSpacing | None = None, name: str = "image"
 ) -> Any:
     """A picture that was no DICOM file as a DICOM Secondary Capture, so that a DICOM-SEG can refer to it.
 
     Args:
         image: PIL image, or an array (H, W) or (H, W, 3); see `visualization.to_rgb`. Grey of 8 and 16 bits and
             8-bit colour keep their values.
-        spacing_mm: (between rows, between columns) in millimetres, None where unknown.
+        spacing_mm: (between rows, between columns) in millimetres or a PixelSpacing, None where unknown.
         name: of the picture: description of study and series. The patient stays empty, as nothing is known of one.
 
     Returns:
@@ -390,6 +392,7 @@ def secondary_capture(
     """
     highdicom, pydicom = import_extra("highdicom", "data", "DICOM-SEG"), import_extra("pydicom", "data", "DICOM-SEG")
     check_spacing(spacing_mm)
+    spacing_mm = plain_spacing(spacing_mm)
     pixels = np.asarray(image) if is_grey(image) else np.asarray(to_rgb(image))
     uids = [pydicom.uid.generate_uid() for _ in range(3)]
     capture = highdicom.sc.SCImage(

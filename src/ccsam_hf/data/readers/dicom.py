@@ -16,15 +16,17 @@ before that. SEG files are read by pydicom: binary ones, with one frame for each
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...image_files import dicom_spacing, read_image, to_grey
+from ...image_files import read_image, to_grey
+from ...pixel_spacing import PixelSpacing, simplified, spacing_of_dicom
 from ..cases import DEFAULT_TARGET, Case, MaskFiles, check_pairs, image_files
 from .folder import read_table
 
@@ -118,26 +120,36 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
             f"{directory / 'cases.csv'} calls {len(renamed)} image(s) other than their SEG files do, for instance "
             f"{renamed[0]!r}: the labels of the segments are used"
         )
-    cases = []
+    cases, without = [], defaultdict(list)
     for name, path in images.items():
         header = headers[name]
         is_loop = header.num_frames > 1
         fields = {
             "target": DEFAULT_TARGET,
             "patient_id": header.patient_id or (name if is_loop else None),
-            "spacing_mm": header.spacing_mm,
         } | about.get(name, {})
-        cases += [
-            Case(
+        for mask in masks[name]:
+            case = Case(
                 name=f"{name}_{mask.frame:03d}" if is_loop else name,
                 image_source=DicomFrame(path, mask.frame),
                 mask_source=mask.source,
                 dataset=directory.resolve().name,
                 **(fields | mask.fields),
             )
-            for mask in masks[name]
-        ]
+            spacing_mm, reason = (case.spacing_mm, None) if case.spacing_mm else spacing_of(case, header)
+            cases.append(replace(case, spacing_mm=spacing_mm))
+            if reason:
+                without[reason].append(case.name)
+    notes += [
+        f"{directory}: {len(names)} case(s) have no mm, such as {names[0]}: {why}" for why, names in without.items()
+    ]
     return cases
+
+
+def spacing_of(case: Case, header: "Header") -> tuple[tuple[float, float] | None, str | None]:
+    """The spacing at a case's mask and why there is none; the mask is read where a region bounds the spacing."""
+    spacing = simplified(header.spacing, header.size)
+    return spacing.at_mask(case.mask) if isinstance(spacing, PixelSpacing) else (spacing, None)
 
 
 @dataclass(frozen=True)
@@ -240,13 +252,13 @@ class Header:
         size: (height, width).
         num_frames: at least 1.
         patient_id: None where it is empty.
-        spacing_mm: millimetres (between rows, between columns), None where the header states none.
+        spacing: what the header says of the size of its pixels.
     """
 
     size: tuple[int, int]
     num_frames: int
     patient_id: str | None
-    spacing_mm: tuple[float, float] | None
+    spacing: PixelSpacing
 
 
 def read_header(path: Path) -> Header:
@@ -257,7 +269,7 @@ def read_header(path: Path) -> Header:
             size=(int(dataset.Rows), int(dataset.Columns)),
             num_frames=int(dataset.get("NumberOfFrames") or 1),
             patient_id=str(dataset.get("PatientID") or "").strip() or None,
-            spacing_mm=dicom_spacing(dataset),
+            spacing=spacing_of_dicom(dataset),
         )
 
 
