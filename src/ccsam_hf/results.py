@@ -82,6 +82,8 @@ class SegmentationResult:
         lines = [", ".join(part for part in self._described() if part)]
         if self.reason is not None:
             lines.append(f"  {self.reason}")
+        if self.measurements.no_mm_reason is not None and self.mask.any():
+            lines.append(f"  no mm: {self.measurements.no_mm_reason}")
         return "\n".join(lines)
 
     def _described(self) -> list[str]:
