@@ -1,9 +1,12 @@
-"""The CNN branch: pixel_values -> cnn_map, a frozen ResNet with an adapter (CC-SAM) or SAMUS's trainable CNN.
+"""The CNN branch: pixel_values -> cnn_map, a frozen CNN with an adapter (CC-SAM) or SAMUS's trainable CNN.
 
 Source: CC-SAM paper, Section 3.1 (ResNet-50 trained on RadImageNet, arXiv 1512.03385 and Radiology AI 4(5) e210315);
 SAMUS (arXiv 2309.06824) for its CNN.
 """
 
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -12,6 +15,11 @@ from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetModel
 
 from .adapters import ConvNormGelu
+
+try:  # a Hub copy of a model without a backbone of timm loads where timm is not installed
+    import timm
+except ImportError:
+    timm = None
 
 
 def resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
@@ -39,60 +47,111 @@ class CNNAdapter(nn.Module):
         return self.dropout(F.leaky_relu(hidden_states)).permute(0, 3, 1, 2)
 
 
-class ResNetBranch(nn.Module):
-    """Frozen ResNet, its chosen stages behind the adapter, bilinear to the token grid.
+class FrozenCNNBranch(nn.Module, ABC):
+    """Frozen CNN, its chosen stages behind the adapter, bilinear to the token grid.
 
-    The input is in [0, 1] as for the ViT; it is normalised here to the statistics of the ResNet's own pre-training.
-    While the ResNet's parameters are frozen its BatchNorm keeps evaluation mode, also in `train()`.
+    The input is in [0, 1] as for the ViT; it is normalised here to the statistics of the CNN's own pre-training.
+    While the CNN's parameters are frozen its BatchNorm keeps evaluation mode, also in `train()`.
 
     Args:
         config: `CCSamCNNConfig`.
+        backbone: the CNN.
+        channels: of each of its stages.
         output_channels: width of the map.
         grid_size: rows and columns of the map.
     """
 
-    def __init__(self, config, output_channels: int, grid_size: int):
+    def __init__(self, config, backbone: nn.Module, channels: Sequence[int], output_channels: int, grid_size: int):
         super().__init__()
-        resnet_config = ResNetConfig(
-            embedding_size=config.embedding_size,
-            hidden_sizes=list(config.hidden_sizes),
-            depths=list(config.depths),
-            layer_type=config.layer_type,
-        )
-        self.backbone = ResNetModel(resnet_config)
-        self.backbone._supports_sdpa = True  # it has no attention; else `set_attn_implementation("sdpa")` stops at it
+        self.backbone = backbone
         self.stages = [int(stage.removeprefix("stage")) for stage in config.feature_stages]
-        in_channels = sum(config.hidden_sizes[stage - 1] for stage in self.stages)
-        self.adapter = CNNAdapter(in_channels, output_channels, config.dropout)
+        self.adapter = CNNAdapter(sum(channels[stage - 1] for stage in self.stages), output_channels, config.dropout)
         self.image_mean, self.image_std = tuple(config.image_mean), tuple(config.image_std)
         self.grid_size = (grid_size, grid_size)
         self.output_channels = output_channels
 
     @property
     def backbone_learns(self) -> bool:
-        """Whether any parameter of the ResNet takes a gradient."""
+        """Whether any parameter of the CNN takes a gradient."""
         return any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def train(self, mode: bool = True):
-        """Set the mode; a frozen ResNet stays in evaluation mode, so its running statistics never move."""
+        """Set the mode; a frozen CNN stays in evaluation mode, so its running statistics never move."""
         super().train(mode)
         self.backbone.train(mode and self.backbone_learns)
         return self
 
     def learnt_parts(self) -> list[nn.Module]:
-        """What learns while the ResNet stays frozen."""
+        """What learns while the CNN stays frozen."""
         return [self.adapter]
+
+    @abstractmethod
+    def stage_maps(self, normalised: Tensor) -> Sequence[Tensor]:
+        """The maps (B, C_s, h_s, w_s) of all stages of the backbone, the finest first."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Map `(B, 3, H, W)` in [0, 1] to `(B, C, h, w)`."""
         mean = pixel_values.new_tensor(self.image_mean)[:, None, None]
         std = pixel_values.new_tensor(self.image_std)[:, None, None]
         normalised = ((pixel_values - mean) / std).to(self.adapter.linear.weight.dtype)
-        hidden_states = self.backbone(normalised, output_hidden_states=True).hidden_states  # stem, stage1, ...
-        maps = [hidden_states[stage] for stage in self.stages]
-        finest = hidden_states[min(self.stages)].shape[-2:]
-        stacked = torch.cat([resize(feature_map, finest) for feature_map in maps], dim=1)
+        all_maps = self.stage_maps(normalised)
+        maps = [all_maps[stage - 1] for stage in self.stages]
+        finest = all_maps[min(self.stages) - 1].shape[-2:]
+        size = min(finest, self.grid_size)  # above the token grid the adapter would compute what `resize` averages away
+        stacked = torch.cat([resize(feature_map, size) for feature_map in maps], dim=1)
         return resize(self.adapter(stacked), self.grid_size)
+
+
+class ResNetBranch(FrozenCNNBranch):
+    """The paper's CNN branch: a ResNet of transformers, built from the sizes in `CCSamCNNConfig`."""
+
+    def __init__(self, config, output_channels: int, grid_size: int):
+        resnet_config = ResNetConfig(
+            embedding_size=config.embedding_size,
+            hidden_sizes=list(config.hidden_sizes),
+            depths=list(config.depths),
+            layer_type=config.layer_type,
+        )
+        backbone = ResNetModel(resnet_config)
+        backbone._supports_sdpa = True  # it has no attention; else `set_attn_implementation("sdpa")` stops at it
+        super().__init__(config, backbone, config.hidden_sizes, output_channels, grid_size)
+
+    def stage_maps(self, normalised: Tensor) -> Sequence[Tensor]:
+        """Hidden states behind the stem."""
+        return self.backbone(normalised, output_hidden_states=True).hidden_states[1:]
+
+
+class TimmBranch(FrozenCNNBranch):
+    """A backbone of timm in the place of the ResNet; its weights come with the checkpoint and are never downloaded.
+
+    Args:
+        name: of a model of timm that gives feature maps.
+        config, output_channels, grid_size: see `FrozenCNNBranch`.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: timm has no such model, or the model has fewer stages than the config names.
+    """
+
+    def __init__(self, name: str, config, output_channels: int, grid_size: int):
+        if timm is None:
+            raise ImportError(f"cnn_branch={name!r} is a backbone of timm, which is not installed: pip install timm")
+        if not timm.is_model(name):
+            near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none that is similar"
+            raise ValueError(
+                f"cnn_branch={name!r}: timm has no model of that name ({near}); expected resnet50, samus, none or a "
+                "name from timm.list_models()"
+            )
+        backbone = timm.create_model(name, pretrained=False, features_only=True)
+        channels = backbone.feature_info.channels()
+        outside = [stage for stage in config.feature_stages if int(stage.removeprefix("stage")) > len(channels)]
+        if outside:
+            raise ValueError(f"feature_stages {outside} do not exist in the {len(channels)} stages of {name}")
+        super().__init__(config, backbone, channels, output_channels, grid_size)
+
+    def stage_maps(self, normalised: Tensor) -> Sequence[Tensor]:
+        """What timm returns for `features_only`."""
+        return self.backbone(normalised)
 
 
 class SamusCNNBranch(nn.Module):
@@ -125,7 +184,7 @@ class SamusCNNBranch(nn.Module):
         return feature_map
 
 
-def build_cnn_branch(config) -> ResNetBranch | SamusCNNBranch | None:
+def build_cnn_branch(config) -> FrozenCNNBranch | SamusCNNBranch | None:
     """The branch that `CCSamConfig.cnn_branch` names, as wide as the fusion needs; None for "none"."""
     vision, cnn = config.vision_config, config.cnn_config
     if config.cnn_branch == "none":
@@ -134,4 +193,6 @@ def build_cnn_branch(config) -> ResNetBranch | SamusCNNBranch | None:
         num_downsamplings = vision.patch_stride.bit_length() - 1
         return SamusCNNBranch(cnn, vision.hidden_size, vision.num_channels, num_downsamplings)
     output_channels = vision.hidden_size if config.fusion == "cross_branch" else cnn.output_channels
-    return ResNetBranch(cnn, output_channels, vision.grid_size)
+    if config.cnn_branch == "resnet50":
+        return ResNetBranch(cnn, output_channels, vision.grid_size)
+    return TimmBranch(config.cnn_branch, cnn, output_channels, vision.grid_size)

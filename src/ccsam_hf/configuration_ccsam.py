@@ -5,6 +5,7 @@ the sizes that the paper takes over from it. A field's comment names the section
 """
 
 import difflib
+import re
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -128,7 +129,12 @@ class CCSamVisionConfig(PreTrainedConfig):
 
 @strict
 class CCSamCNNConfig(PreTrainedConfig):
-    """The CNN branch: a frozen ResNet with a fully connected adapter, or SAMUS's small trainable CNN (Section 3.1)."""
+    """The CNN branch: a frozen CNN with a fully connected adapter, or SAMUS's small trainable CNN (Section 3.1).
+
+    `embedding_size`, `hidden_sizes`, `depths` and `layer_type` describe the ResNet of `cnn_branch="resnet50"`; a
+    backbone of timm brings its own sizes. `feature_stages` counts the resolutions of the backbone from 1: stages 1 to 4
+    of a ResNet have strides 4 to 32, stages 1 to 5 of an EfficientNet have strides 2 to 32.
+    """
 
     model_type = "ccsam_cnn"
     base_config_key = "cnn_config"
@@ -153,9 +159,8 @@ class CCSamCNNConfig(PreTrainedConfig):
         check_at_least(self, 1, "embedding_size", "hidden_sizes", "depths", "output_channels", "samus_channels")
         if len(self.hidden_sizes) != len(self.depths):
             raise ValueError(f"hidden_sizes={self.hidden_sizes} and depths={self.depths} must have the same length")
-        stages = [f"stage{number}" for number in range(1, len(self.depths) + 1)]
-        if not self.feature_stages or any(stage not in stages for stage in self.feature_stages):
-            raise ValueError(f"feature_stages={self.feature_stages} must name at least one of {stages}")
+        if not self.feature_stages or not all(re.fullmatch(r"stage[1-9]", stage) for stage in self.feature_stages):
+            raise ValueError(f"feature_stages={self.feature_stages} must name at least one of stage1, stage2, ...")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
@@ -234,11 +239,15 @@ class CCSamConfig(PreTrainedConfig):
     Args:
         vision_config, cnn_config, vaf_config, prompt_encoder_config, mask_decoder_config:
             Sub-configs, as objects or dictionaries; missing fields take their defaults.
-        cnn_branch: "resnet50" (frozen ResNet with adapter), "samus" (SAMUS's trainable CNN) or "none".
+        cnn_branch: "resnet50" (frozen ResNet with adapter), the name of a backbone of timm that gives feature maps (for
+            instance "tf_efficientnet_lite0", frozen with adapter), "samus" (SAMUS's trainable CNN) or "none".
         fusion: "vaf" (Eq. 2-7), "cross_branch" (SAMUS's attention inside the ViT) or "none" (the ViT map alone).
         train_mask_decoder: whether `CCSamModel.freeze()` lets SAM's mask decoder learn.
         lambda_c, lambda_v, lambda_a: weights of the three KL terms of Eq. (8).
         lambda_iou: weight of a squared-error term for the predicted IoU, SAM's own; 0 is Eq. (8) to the letter.
+        prompt_prior: what the mask starts from, see `prompt_prior.py`. "none" is SAM: the decoder draws the whole mask.
+            "shape": a box starts from the logits of its inscribed ellipse and a correction from the previous mask; the
+            decoder reads them as SAM's dense mask prompt and predicts what to change. Not in the paper.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field out of range, parts that do not fit together, or a wrong
@@ -259,13 +268,14 @@ class CCSamConfig(PreTrainedConfig):
     vaf_config: dict | PreTrainedConfig | None = None
     prompt_encoder_config: dict | PreTrainedConfig | None = None
     mask_decoder_config: dict | PreTrainedConfig | None = None
-    cnn_branch: Literal["resnet50", "samus", "none"] = "resnet50"
+    cnn_branch: str = "resnet50"
     fusion: Literal["vaf", "cross_branch", "none"] = "vaf"
     train_mask_decoder: bool = True
     lambda_c: float | int = 1e-3
     lambda_v: float | int = 1e-3
     lambda_a: float | int = 1e-3
     lambda_iou: float | int = 0.0
+    prompt_prior: Literal["none", "shape"] = "none"
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -290,6 +300,10 @@ class CCSamConfig(PreTrainedConfig):
             raise ValueError(
                 f"cnn_branch={self.cnn_branch!r} with fusion={self.fusion!r}: both or neither must be 'none'"
             )
+        stages = len(self.cnn_config.depths)
+        outside = [stage for stage in self.cnn_config.feature_stages if int(stage.removeprefix("stage")) > stages]
+        if self.cnn_branch == "resnet50" and outside:
+            raise ValueError(f"feature_stages {outside} do not exist in {stages} stages of cnn_branch='resnet50'")
         if self.cnn_branch == "samus" and vision.patch_stride.bit_count() != 1:
             raise ValueError(
                 f"patch_stride={vision.patch_stride} must be a power of two with cnn_branch='samus', whose CNN halves "
@@ -356,6 +370,41 @@ class CCSamConfig(PreTrainedConfig):
                 "num_attention_heads": 4,
                 "iou_head_hidden_dim": 64,
             },
+        }
+        return cls(**{**defaults, **kwargs})
+
+    @classmethod
+    def small(cls, **kwargs) -> "CCSamConfig":
+        """The bundled default: about 5 M parameters, a frozen EfficientNet-Lite0 as CNN, masks that start at a shape."""
+        width = 96
+        defaults = {
+            "initializer_range": 0.06,  # about one over the root of the widths below, as it trains from scratch
+            "vision_config": {
+                "hidden_size": width,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 3,
+                "mlp_ratio": 3.0,
+                "window_size": 8,
+                "global_attn_indexes": (3,),
+                "output_channels": width,
+                "adapter_size": 24,
+            },
+            "cnn_branch": "tf_efficientnet_lite0",
+            "cnn_config": {
+                "feature_stages": ("stage2", "stage3", "stage4", "stage5"),
+                "output_channels": width,
+                "dropout": 0.0,
+            },
+            "vaf_config": {"latent_dim": 144, "head_hidden_size": 72, "dropout": 0.1},
+            "prompt_encoder_config": {"hidden_size": width},
+            "mask_decoder_config": {
+                "hidden_size": width,
+                "mlp_dim": 288,
+                "num_attention_heads": 4,
+                "iou_head_hidden_dim": width,
+            },
+            "lambda_iou": 0.5,
+            "prompt_prior": "shape",
         }
         return cls(**{**defaults, **kwargs})
 

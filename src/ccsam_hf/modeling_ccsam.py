@@ -20,6 +20,7 @@ from .cnn_branch import build_cnn_branch
 from .configuration_ccsam import HUB_ARGUMENTS, CCSamConfig
 from .fusion import FusionOutput, LogVarianceLinear, VariationalAttentionFusion
 from .losses import binary_cross_entropy, dice_loss, iou_error, kl_to_standard_normal
+from .prompt_prior import PromptPrior
 from .vit_branch import ViTBranch, WindowAttention
 
 
@@ -222,6 +223,12 @@ class CCSamModel(CCSamPreTrainedModel):
             pred_masks (B, P, M, 4h, 4w) logits and iou_scores (B, P, M).
         """
         dtype = image_embeddings.dtype
+        prior = None
+        if self.config.prompt_prior == "shape":
+            vision = self.config.vision_config
+            size, input_size = 4 * vision.grid_size, vision.image_size
+            prior = PromptPrior(input_boxes, input_points, input_labels, input_masks, size, input_size)
+            input_masks = prior.logits
         if input_masks is not None:
             input_masks = input_masks.to(self.prompt_encoder.no_mask_embed.weight.dtype)
         with torch.autocast(image_embeddings.device.type, enabled=False):  # positions stay in float32
@@ -248,9 +255,9 @@ class CCSamModel(CCSamPreTrainedModel):
             dense_prompt_embeddings=dense.to(dtype),
             multimask_output=multimask_output,
         )
-        return pred_masks.reshape(batch_size, -1, *pred_masks.shape[2:]), iou_scores.reshape(
-            batch_size, -1, iou_scores.shape[-1]
-        )
+        pred_masks = pred_masks.reshape(batch_size, -1, *pred_masks.shape[2:])
+        iou_scores = iou_scores.reshape(batch_size, -1, iou_scores.shape[-1])
+        return (pred_masks if prior is None else prior.add_to(pred_masks)), iou_scores
 
     def forward(
         self,

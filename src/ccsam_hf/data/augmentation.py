@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as tvF
 
@@ -210,3 +211,49 @@ def check_frame(image, mask, boxes) -> None:
 
 SAMUS_AUGMENTATION = Augmentation()
 NO_AUGMENTATION = Augmentation(gamma=0, rotation=0, scale=0, contrast=0)
+
+
+@dataclass(frozen=True)
+class UltrasoundAugmentation:
+    """Changes of grey values that scanners and operators make, for images (H, W) float32 in [0, 1].
+
+    Brightness and contrast curves, an error of the time-gain compensation, haze near the probe, shadows, speckle that
+    multiplies, electronic noise, blur and compression-like quantisation; each in a share of the images. usaugment and
+    MONAI were looked at: the first brings four of these changes on albumentations, which needs a mask of the scan, the
+    second its general transforms; here all are a few array operations a step.
+
+    Attributes:
+        share: probability of each change.
+    """
+
+    share: float = 0.35
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The changed image, (H, W) float32 in [0, 1]; black background stays black."""
+        height, width = image.shape
+        depth = np.linspace(0, 1, height, dtype=np.float32)[:, None]
+        if rng.random() < 2 * self.share:
+            image = image ** np.float32(np.exp(rng.uniform(-0.6, 0.6)))
+        if rng.random() < 2 * self.share:
+            mean = image.mean()
+            image = (image - mean) * np.float32(rng.uniform(0.6, 1.5)) + mean * np.float32(rng.uniform(0.7, 1.4))
+        if rng.random() < self.share:  # time-gain compensation
+            image = image * np.exp(rng.normal(0, 0.5) * (depth - 0.5) + rng.normal(0, 0.3) * np.sin(6 * depth))
+        if rng.random() < self.share / 2:  # haze near the probe
+            haze = np.exp(-(((depth - rng.uniform(0.05, 0.4)) / rng.uniform(0.05, 0.2)) ** 2))
+            image = image + np.float32(rng.uniform(0.05, 0.25)) * haze * (image > 0.02)
+        if rng.random() < self.share / 2:  # an acoustic shadow
+            across = np.arange(width, dtype=np.float32)[None]
+            centre, spread, top = rng.uniform(0, width), rng.uniform(0.03, 0.15) * width, rng.uniform(0, 0.7)
+            shadow = np.exp(-(((across - centre) / spread) ** 2)) * np.clip((depth - top) * 8, 0, 1)
+            image = image * (1 - np.float32(rng.uniform(0.3, 0.9)) * shadow)
+        if rng.random() < self.share:  # speckle
+            grain = ndimage.gaussian_filter(
+                rng.standard_normal(image.shape, dtype=np.float32), (rng.uniform(0.4, 1.2), rng.uniform(0.4, 2.0))
+            )
+            image = image * (1 + np.float32(rng.uniform(0.05, 0.3)) * grain / (grain.std() + 1e-6))
+        if rng.random() < self.share / 2:
+            image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.04))
+        if rng.random() < self.share:
+            image = ndimage.gaussian_filter(image, rng.uniform(0.3, 1.5))
+        return np.clip(image, 0, 1).astype(np.float32)
