@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "fusion": ("adapters", "losses"),
     "vit_branch": ("fusion",),
     "cnn_branch": ("fusion",),
-    "modeling_ccsam": ("vit_branch", "cnn_branch"),
+    "prompt_prior": (),
+    "modeling_ccsam": ("vit_branch", "cnn_branch", "prompt_prior"),
     "image_processing_ccsam": ("geometry",),
     "processing_ccsam": ("image_processing_ccsam",),
     "measurements": ("geometry", "pixel_spacing"),
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "evaluation": ("data", "pipeline_ccsam"),
     "hub.commit": (),
     "hub": ("hub.commit", "data", "evaluation"),
-    "training": ("evaluation", "grounding", "hub"),
+    "training": ("conversion", "evaluation", "grounding", "hub"),
     "cli.parser": ("__init__", "checks"),
     "cli": (
         "cli.parser",

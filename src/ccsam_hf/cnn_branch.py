@@ -85,6 +85,10 @@ class FrozenCNNBranch(nn.Module, ABC):
         """What learns while the CNN stays frozen."""
         return [self.adapter]
 
+    def adapted_size(self, finest: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns at which the adapter works, given those of the finest chosen map."""
+        return finest
+
     @abstractmethod
     def stage_maps(self, normalised: Tensor) -> Sequence[Tensor]:
         """The maps (B, C_s, h_s, w_s) of all stages of the backbone, the finest first."""
@@ -97,7 +101,7 @@ class FrozenCNNBranch(nn.Module, ABC):
         all_maps = self.stage_maps(normalised)
         maps = [all_maps[stage - 1] for stage in self.stages]
         finest = all_maps[min(self.stages) - 1].shape[-2:]
-        size = min(finest, self.grid_size)  # above the token grid the adapter would compute what `resize` averages away
+        size = self.adapted_size(finest)
         stacked = torch.cat([resize(feature_map, size) for feature_map in maps], dim=1)
         return resize(self.adapter(stacked), self.grid_size)
 
@@ -148,6 +152,10 @@ class TimmBranch(FrozenCNNBranch):
         if outside:
             raise ValueError(f"feature_stages {outside} do not exist in the {len(channels)} stages of {name}")
         super().__init__(config, backbone, channels, output_channels, grid_size)
+
+    def adapted_size(self, finest: tuple[int, int]) -> tuple[int, int]:
+        """The token grid at most: finer, the adapter would compute what the resize to the grid averages away."""
+        return min(finest, self.grid_size)
 
     def stage_maps(self, normalised: Tensor) -> Sequence[Tensor]:
         """What timm returns for `features_only`."""

@@ -132,8 +132,8 @@ class CCSamCNNConfig(PreTrainedConfig):
     """The CNN branch: a frozen CNN with a fully connected adapter, or SAMUS's small trainable CNN (Section 3.1).
 
     `embedding_size`, `hidden_sizes`, `depths` and `layer_type` describe the ResNet of `cnn_branch="resnet50"`; a
-    backbone of timm brings its own sizes. `feature_stages` counts the resolutions of the backbone from 1: stages 1 to 4
-    of a ResNet have strides 4 to 32, stages 1 to 5 of an EfficientNet have strides 2 to 32.
+    backbone of timm brings its own sizes. `feature_stages` counts the resolutions of the backbone from 1: stages 1 to
+    4 of a ResNet have strides 4 to 32, stages 1 to 5 of an EfficientNet have strides 2 to 32.
     """
 
     model_type = "ccsam_cnn"
@@ -239,15 +239,15 @@ class CCSamConfig(PreTrainedConfig):
     Args:
         vision_config, cnn_config, vaf_config, prompt_encoder_config, mask_decoder_config:
             Sub-configs, as objects or dictionaries; missing fields take their defaults.
-        cnn_branch: "resnet50" (frozen ResNet with adapter), the name of a backbone of timm that gives feature maps (for
-            instance "tf_efficientnet_lite0", frozen with adapter), "samus" (SAMUS's trainable CNN) or "none".
+        cnn_branch: "resnet50" (frozen ResNet with adapter), the name of a backbone of timm that gives feature maps
+            (for instance "tf_efficientnet_lite0", frozen with adapter), "samus" (SAMUS's trainable CNN) or "none".
         fusion: "vaf" (Eq. 2-7), "cross_branch" (SAMUS's attention inside the ViT) or "none" (the ViT map alone).
         train_mask_decoder: whether `CCSamModel.freeze()` lets SAM's mask decoder learn.
         lambda_c, lambda_v, lambda_a: weights of the three KL terms of Eq. (8).
         lambda_iou: weight of a squared-error term for the predicted IoU, SAM's own; 0 is Eq. (8) to the letter.
-        prompt_prior: what the mask starts from, see `prompt_prior.py`. "none" is SAM: the decoder draws the whole mask.
-            "shape": a box starts from the logits of its inscribed ellipse and a correction from the previous mask; the
-            decoder reads them as SAM's dense mask prompt and predicts what to change. Not in the paper.
+        prompt_prior: what the mask starts from, see `prompt_prior.py`. "none" is SAM: the decoder draws the whole
+            mask. "shape": a box starts from the logits of its inscribed ellipse and a correction from the previous
+            mask; the decoder reads them as SAM's dense mask prompt and predicts what to change. Not in the paper.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a field out of range, parts that do not fit together, or a wrong
@@ -375,7 +375,7 @@ class CCSamConfig(PreTrainedConfig):
 
     @classmethod
     def small(cls, **kwargs) -> "CCSamConfig":
-        """The bundled default: about 5 M parameters, a frozen EfficientNet-Lite0 as CNN, masks that start at a shape."""
+        """The bundled default: 4.6 M parameters, a frozen EfficientNet-Lite0 as CNN, masks that start from a shape."""
         width = 96
         defaults = {
             "initializer_range": 0.06,  # about one over the root of the widths below, as it trains from scratch

@@ -1,6 +1,7 @@
 """Run config -> the samples to train on and to validate with, and the order in which they come."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,14 @@ from torch.utils.data import Dataset, Sampler
 
 from ..data.augmentation import NO_AUGMENTATION, Augmentation
 from ..data.build import load_built
+from ..data.cases import Case
 from ..data.prompts import FIXED_PROMPTS, PromptSampler
 from ..data.readers import read_cases
 from ..data.samples import SampleMaker, Samples
 from ..data.simulator.scenes import simulate
-from ..data.splits import divide
-from .run_config import SIMULATOR, RunConfig
+from ..data.splits import Splits, divide
+from .mixture import MixedSamples, store_cases, store_simulated
+from .run_config import MIXTURE, SIMULATOR, RunConfig
 
 VALIDATION_SEEDS = 1_000_000_000  # training cases count up from zero, held-out tests from 2_000_000_000
 
@@ -97,6 +100,8 @@ def build_samples(run: RunConfig) -> tuple[SampleMaker, SampleMaker]:
             f"prompt_sampler={run.prompt_sampler} that add up to 1"
         )
     augmentation = Augmentation() if run.augmentation == "samus" else NO_AUGMENTATION
+    if run.data == MIXTURE:
+        return build_mixture(run)
     if run.data == SIMULATOR:
         unknown = sorted(set(run.targets) - set(run.target_weights))
         if unknown:
@@ -117,6 +122,41 @@ def build_samples(run: RunConfig) -> tuple[SampleMaker, SampleMaker]:
         Samples(training, prompts, augmentation, run.seed, check_masks=True),
         Samples(validation, FIXED_PROMPTS, check_masks=True),
     )
+
+
+def build_mixture(run: RunConfig) -> tuple[MixedSamples, Samples]:
+    """Training samples of all sources, and validation samples of the real ones: `eval_cases` of each target at most.
+
+    Raises:
+        FileNotFoundError, ValueError: a source cannot be read, or the split lists do not name all of its images.
+    """
+    splits = None if run.splits is None else Splits.load(run.splits)
+    stored, validation = {}, []
+    for name, source in run.sources.items():
+        if name == SIMULATOR:
+            stored[name] = store_simulated(source["cases"], 0, run.target_weights)
+            continue
+        cases = read_cases(Path(run.root) / source.get("directory", name), source["layout"])
+        cases = (splits or divide(cases, run.seed)).apply(cases)
+        stored[name] = store_cases([case for case in cases if case.split == "train"], name)
+        validation += choose_evenly([case for case in cases if case.split == "validation"], run.eval_cases, run.seed)
+    weights = {name: source.get("weight", 1.0) for name, source in run.sources.items()}
+    return (
+        MixedSamples(
+            stored, weights, run.max_steps * run.batch_size, run.num_objects, run.seed, class_free=run.class_free
+        ),
+        Samples(validation, FIXED_PROMPTS, check_masks=True),
+    )
+
+
+def choose_evenly(cases: list[Case], count: int, seed: int) -> list[Case]:
+    """At most `count` cases of each target, drawn from the seed; all where `count` is 0."""
+    chosen = []
+    for target in sorted({case.target for case in cases}):
+        own = [case for case in cases if case.target == target]
+        order = np.random.default_rng(seed).permutation(len(own))[: count or None]
+        chosen += [own[i] for i in sorted(order)]
+    return chosen
 
 
 def select(run: RunConfig) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
 from ..configuration_ccsam import CCSamConfig
+from ..conversion.efficientnet import load_cnn_weights
 from ..modeling_ccsam import CCSamModel
 from .run_config import RunConfig
 
@@ -29,7 +30,10 @@ def build_model(run: RunConfig) -> CCSamModel:
         ValueError: the checkpoint lacks weights, or has others, and no field explains it.
     """
     if run.checkpoint is None:
-        return CCSamModel(getattr(CCSamConfig, run.preset)(**run.model))
+        model = CCSamModel(getattr(CCSamConfig, run.preset)(**run.model))
+        if run.cnn_checkpoint is not None:
+            load_cnn_weights(model, run.cnn_checkpoint)
+        return model
     config = CCSamConfig.from_pretrained(run.checkpoint).to_dict()
     for name, value in run.model.items():
         config[name] = {**config[name], **value} if isinstance(value, dict) else value
@@ -57,9 +61,10 @@ def parts_of(names: Iterable[str]) -> str:
 def choose_what_learns(model: CCSamModel, run: RunConfig) -> PeftModel | None:
     """Freeze all but what the run trains.
 
-    "declared" and "all" are `CCSamModel.freeze`. "adapters" leaves the mask decoder out of the declared parts. "lora"
-    trains low-rank adapters of the attention of ViT and mask decoder alone: after the run they are added to the
-    weights, so that the checkpoint has the shape of the one it started from.
+    "declared" and "all" are `CCSamModel.freeze`. "all-but-cnn" leaves the pre-trained CNN frozen, as the paper does,
+    and trains the rest, where the ViT has no published weights. "adapters" leaves the mask decoder out of the declared
+    parts. "lora" trains low-rank adapters of the attention of ViT and mask decoder alone: after the run they are added
+    to the weights, so that the checkpoint has the shape of the one it started from.
 
     Returns:
         The peft model around the model, which it changed in place, for "lora"; else None.
@@ -70,8 +75,11 @@ def choose_what_learns(model: CCSamModel, run: RunConfig) -> PeftModel | None:
             model, LoraConfig(r=run.lora_rank, lora_alpha=2 * run.lora_rank, target_modules=LORA_LAYERS)
         )
     else:
-        model.freeze("all" if run.trainable == "all" else "declared")
+        model.freeze("all" if run.trainable in ("all", "all-but-cnn") else "declared")
         adapted = None
+        if run.trainable == "all-but-cnn":
+            model.cnn_branch.backbone.requires_grad_(False)
+            model.cnn_branch.train(model.training)
         if run.trainable == "adapters":
             model.mask_decoder.requires_grad_(False)
     if run.gradient_checkpointing:

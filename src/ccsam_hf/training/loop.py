@@ -37,8 +37,8 @@ from .average import TrainableAverage
 from .files import keep_lines, log, write_folder
 from .inputs import EpochOrder, build_samples
 from .learning import build_model, build_optimizer, build_schedule, choose_what_learns, finished
-from .prompting import PromptedLoss
-from .run_config import RunConfig, differences, published
+from .prompting import InteractiveLoss, PromptedLoss
+from .run_config import MIXTURE, RunConfig, differences, published
 from .states import latest_state, save_state
 
 # What may differ between a run and its continuation.
@@ -102,7 +102,8 @@ def ccsam_learner(run: RunConfig, training_samples: Any, validation_samples: Any
     model = build_model(run)
     adapted = choose_what_learns(model, run)
     grounder = None if run.grounder is None else TextGrounder.from_pretrained(run.grounder)
-    network = PromptedLoss(model, run.prompts, run.correction_clicks, grounder)
+    kind = InteractiveLoss if run.data == MIXTURE else PromptedLoss
+    network = kind(model, run.prompts, run.correction_clicks, grounder)
 
     def writer(accelerator: Accelerator, prepared: nn.Module) -> Callable[[Path], None]:
         if adapted is not None:

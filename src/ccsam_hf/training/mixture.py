@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from ..data.augmentation import UltrasoundAugmentation
 from ..data.cases import Case
-from ..data.objects import find_region, paste_shape
+from ..data.class_free import find_region, paste_shape
 from ..data.simulator import simulate
 from ..geometry import resize_masks
 from ..processing_ccsam import PAD_VALUE
@@ -146,7 +146,9 @@ class MixedSamples(Dataset):
             if rng.random() < self.class_free:
                 other = self.draw_image(rng)[0].pixels[:SIZE, :SIZE].astype(np.float32) / 255
                 image, masks, seen = self.add_objects(image, other, masks, rng)
-            objects = [(mask, is_seen) for mask, is_seen in zip(masks, seen, strict=True) if mask.sum() >= FEWEST_PIXELS]
+            objects = [
+                (mask, is_seen) for mask, is_seen in zip(masks, seen, strict=True) if mask.sum() >= FEWEST_PIXELS
+            ]
             if objects:
                 break
         else:
@@ -237,7 +239,7 @@ def draw_box(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_click(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A click (2,) on the object: its middle pixel in row order, its deepest pixel, or any pixel, the deeper the likelier."""
+    """A click (2,) on the object: its middle pixel in row order, its deepest one, or any one, deep ones more often."""
     pixels = np.flatnonzero(mask)
     kind = rng.random()
     if kind < 0.4:

@@ -6,7 +6,9 @@ where each further round adds a click drawn from what the last mask got wrong an
 
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,3 +109,93 @@ def corrected(prompt: dict[str, Tensor], mask_logits: Tensor, low_logits: Tensor
         point = torch.cat([prompt["input_points"], point.to(prompt["input_points"])], dim=2)
         label = torch.cat([prompt["input_labels"], label], dim=2)
     return prompt | {"input_points": point, "input_labels": label, "input_masks": low_logits}
+
+
+class InteractiveLoss(PromptedLoss):
+    """Loss of many objects an image, each asked for in its own way and then corrected, as SAM trains.
+
+    In training a batch is one of `ccsam_hf.training.mixture.MixedSamples`: objects with a box or a click. After the
+    first decoding come up to `correction_clicks` rounds, each with one click more in what is wrong and with the logits
+    before it. In evaluation mode it is `PromptedLoss` without corrections.
+    """
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Loss, its terms and, in evaluation mode, the masks by kind of prompt."""
+        if not self.training:
+            return super().forward(batch)
+        fused = self.model.encode(batch["pixel_values"])[0]
+        num_objects = batch["labels"].shape[1]
+        labels = F.avg_pool2d(
+            batch["labels"].flatten(0, 1)[:, None].float(), 2
+        )  # (n, 1, 128, 128), soft at the border
+        has_box = batch["input_labels"].flatten() < 0
+        total, terms = 0.0, {}
+        for kind, chosen in (("box", has_box), ("point", ~has_box)):
+            picked = chosen.nonzero()[:, 0]
+            if len(picked) == 0:
+                continue
+            embeddings = fused.feature_map[picked // num_objects]
+            loss, of_kind = self.loss_of_kind(kind, picked, embeddings, fused, labels[picked], batch)
+            total = total + loss * len(picked) / len(has_box)
+            terms |= of_kind
+        return total, terms, {}
+
+    def loss_of_kind(
+        self, kind: str, picked: Tensor, embeddings: Tensor, fused: Any, labels: Tensor, batch: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the rounds of objects that are asked for alike, and the terms of the first and last round."""
+        if kind == "box":
+            prompt = {"input_boxes": batch["input_boxes"].flatten(0, 1)[picked, None]}
+        else:
+            prompt = {
+                "input_points": batch["input_points"].flatten(0, 1)[picked, None],
+                "input_labels": batch["input_labels"].flatten(0, 1)[picked, None],
+            }
+        rounds = int(torch.randint(0, self.correction_clicks + 1, ()))
+        total, terms = 0.0, {}
+        for round_ in range(rounds + 1):
+            pred_masks, iou_scores = self.model.decode(embeddings, **prompt)
+            mask_logits = pred_masks[:, :, 0]
+            loss, of_round = self.model.compute_loss(fused, mask_logits, iou_scores[:, :, 0], labels)
+            total = total + loss
+            if round_ == 0:
+                terms |= {f"{kind}/{name}": term.detach() for name, term in of_round.items()}
+            if round_ < rounds:
+                mask_logits = mask_logits.detach().float()
+                prompt = add_click(prompt, mask_logits, labels, self.model.config.vision_config.image_size)
+        return total / (rounds + 1), terms
+
+
+def add_click(prompt: dict[str, Tensor], mask_logits: Tensor, labels: Tensor, input_size: int) -> dict[str, Tensor]:
+    """The prompt with a click in what is wrong, at half of the objects in the middle of the largest wrong part.
+
+    Args:
+        prompt: arguments of `CCSamModel.decode` for n images of one object.
+        mask_logits: (n, 1, h, w) of the last decoding; they become the mask prompt.
+        labels: (n, 1, h, w) in [0, 1].
+        input_size: rows and columns of the frame of the clicks.
+    """
+    truth = (labels[:, 0] > 0.5).cpu().numpy()
+    wrong = ((mask_logits[:, 0] > 0).cpu().numpy()) != truth
+    scale = input_size / wrong.shape[-1]
+    in_middle = torch.rand(len(wrong)) < 0.5
+    draws = torch.rand(len(wrong))
+    points, clicked = torch.full((len(wrong), 1, 1, 2), -10.0), torch.full((len(wrong), 1, 1), -10)
+    for i, area in enumerate(wrong):
+        if not area.any():
+            continue
+        if in_middle[i]:
+            parts, _ = ndimage.label(area)
+            area = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+            place = int(ndimage.distance_transform_edt(np.pad(area, 1))[1:-1, 1:-1].argmax())
+        else:
+            pixels = np.flatnonzero(area)
+            place = int(pixels[int(draws[i] * len(pixels))])
+        row, column = divmod(place, area.shape[1])
+        points[i, 0, 0] = torch.tensor([(column + 0.5) * scale, (row + 0.5) * scale])
+        clicked[i, 0, 0] = int(truth[i, row, column])
+    points, clicked = points.to(labels.device), clicked.to(labels.device)
+    if "input_points" in prompt:
+        points = torch.cat([prompt["input_points"], points], dim=2)
+        clicked = torch.cat([prompt["input_labels"], clicked], dim=2)
+    return prompt | {"input_points": points, "input_labels": clicked, "input_masks": mask_logits}

