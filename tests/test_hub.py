@@ -199,7 +199,7 @@ def test_config_and_processor_point_to_the_code_and_are_else_as_they_were():
         "AutoConfig": "configuration_ccsam.CCSamConfig",
         "AutoModel": "modeling_ccsam.CCSamModel",
     }
-    assert config.pop("custom_pipelines")["ultrasound-segmentation"]["impl"] == "pipeline_ccsam.CCSamPipeline"
+    assert config.pop("custom_pipelines")["mask-generation"]["impl"] == "pipeline_ccsam.CCSamPipeline"
     assert config == json.loads((Path(TINY) / "config.json").read_text())
     processor = json.loads(contents["processor_config.json"])
     assert processor.pop("auto_map") == {"AutoProcessor": "processing_ccsam.CCSamProcessor"}

@@ -47,12 +47,17 @@ def register_processor(owner: ModuleType) -> None:
 
 
 def register_pipeline(owner: ModuleType) -> None:
-    """Let `pipeline(task, ...)` find the pipeline."""
+    """Let `pipeline(task, ...)` find the pipeline, and a saved one name the task that the Hub prints.
+
+    In this process the Hub's task stays transformers' own, which serves SAM.
+    """
     from transformers import AutoModel
 
+    from .configuration_ccsam import PIPELINE_TASKS
     from .pipeline_ccsam import TASK, CCSamPipeline
 
     owner.PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=CCSamPipeline, pt_model=AutoModel, type="image")
+    CCSamPipeline._registered_impl = {PIPELINE_TASKS[0]: CCSamPipeline._registered_impl[TASK]}
 
 
 # By the module of transformers that owns the registry; an entry leaves once it is done.

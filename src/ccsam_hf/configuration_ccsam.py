@@ -35,6 +35,25 @@ LIBRARY_KEYS = {
 }
 
 
+# Names of one task of `transformers.pipeline`: the Hub prints the first for our cards, the second is our own.
+PIPELINE_TASKS = ("mask-generation", "ultrasound-segmentation")
+
+
+class PipelineTasks(dict):
+    """`custom_pipelines` of config.json: one entry that is found under every name in `PIPELINE_TASKS`.
+
+    With two entries transformers could not infer the task of `pipeline(model=...)`.
+    """
+
+    def __contains__(self, task: object) -> bool:
+        return super().__contains__(task) or (task in PIPELINE_TASKS and len(self) > 0)
+
+    def __missing__(self, task: str) -> dict:
+        if task in self:
+            return next(iter(self.values()))
+        raise KeyError(task)
+
+
 def warn_about_unknown_keys(config: PreTrainedConfig, keys: dict) -> None:
     """Name the keyword arguments that no field of `config` declares; transformers would keep them without a word."""
     known = set(config.__dataclass_fields__)
@@ -318,6 +337,17 @@ class CCSamConfig(PreTrainedConfig):
         """Every sub-config is valid on its own: a field may have been changed since it was built."""
         for name in self.sub_configs_defaults:
             getattr(self, name).validate()
+
+    @property
+    def custom_pipelines(self) -> PipelineTasks:
+        """The pipeline whose code a repository carries; AttributeError where it carries none."""
+        if "custom_pipelines" not in self.__dict__:
+            raise AttributeError("custom_pipelines")
+        return self.__dict__["custom_pipelines"]
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, tasks: dict) -> None:
+        self.__dict__["custom_pipelines"] = PipelineTasks(tasks)
 
     @classmethod
     def vit_b(cls, **kwargs) -> "CCSamConfig":

@@ -22,6 +22,7 @@ from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from ..configuration_ccsam import PIPELINE_TASKS
 from ..grounding import TextGrounder
 from ..modeling_ccsam import CCSamModel
 from ..pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline
@@ -165,7 +166,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path | bytes]:
         custom_object_save(model, made, config)
         custom_object_save(pipe, made)
         config["custom_pipelines"] = {
-            TASK: {"impl": "pipeline_ccsam.CCSamPipeline", "pt": ["AutoModel"], "type": "image"}
+            PIPELINE_TASKS[0]: {"impl": "pipeline_ccsam.CCSamPipeline", "pt": ["AutoModel"], "type": "image"}
         }
         (made / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         pipe.processor.save_pretrained(made)
