@@ -119,6 +119,12 @@ class InteractiveLoss(PromptedLoss):
     before it. In evaluation mode it is `PromptedLoss` without corrections.
     """
 
+    def __init__(
+        self, model: CCSamModel, kinds: list[str], correction_clicks: int = 0, grounder: TextGrounder | None = None
+    ):
+        super().__init__(model, kinds, 0, grounder)
+        self.most_corrections = correction_clicks
+
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Loss, its terms and, in evaluation mode, the masks by kind of prompt."""
         if not self.training:
@@ -151,7 +157,7 @@ class InteractiveLoss(PromptedLoss):
                 "input_points": batch["input_points"].flatten(0, 1)[picked, None],
                 "input_labels": batch["input_labels"].flatten(0, 1)[picked, None],
             }
-        rounds = int(torch.randint(0, self.correction_clicks + 1, ()))
+        rounds = int(torch.randint(0, self.most_corrections + 1, ()))
         total, terms = 0.0, {}
         for round_ in range(rounds + 1):
             pred_masks, iou_scores = self.model.decode(embeddings, **prompt)
