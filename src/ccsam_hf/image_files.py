@@ -12,12 +12,12 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from .dicom_pixels import pydicom_for, render_frame
 from .pixel_spacing import PixelSpacing, simplified, spacing_of_dicom
 
 PIL_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -306,58 +306,46 @@ def read_dicom(path: Path, frame: int | None) -> tuple[Image.Image, tuple[float,
     pydicom = pydicom_for(path)
     try:
         dataset = pydicom.dcmread(path)
-        num_frames, width, height = int(dataset.get("NumberOfFrames") or 1), int(dataset.Columns), int(dataset.Rows)
+        content = content_without_image(dataset)
+        if content is None:
+            num_frames, size = int(dataset.get("NumberOfFrames") or 1), (int(dataset.Rows), int(dataset.Columns))
     except Exception as error:  # pydicom and its decoders raise many kinds for a damaged file
         raise unreadable_dicom(path, error) from error
+    if content is not None:
+        raise ValueError(f"{path} is a DICOM file without an image ({content}); expected an image: leave it out")
     frame = chosen_frame(path, frame, num_frames)
-    check_size(path, width, height)
+    check_size(path, size[1], size[0])
     try:
-        values = pydicom.pixels.pixel_array(dataset, index=frame)  # YBR comes back as RGB
-        if dataset.PhotometricInterpretation == "PALETTE COLOR":
-            values = pydicom.pixels.apply_color_lut(values, dataset)
+        image = render_frame(dataset, frame, lambda message: warn_once(f"{path}: {message}"))
     except Exception as error:
         raise unreadable_dicom(path, error) from error
-    return dicom_to_pil(path, values, dataset), simplified(spacing_of_dicom(dataset), (height, width))
+    return image, simplified(spacing_of_dicom(dataset), size)
 
 
-def pydicom_for(path: Path) -> ModuleType:
-    """pydicom, which this file needs; ImportError where it is not installed."""
+def content_without_image(dataset: Any) -> str | None:
+    """What a DICOM data set is that holds no image, such as a report or a presentation state; None for an image."""
+    if "Rows" in dataset or "SOPClassUID" not in dataset:  # without a class it is damaged, and no report
+        return None
+    return f"{dataset.SOPClassUID.name}, modality {dataset.get('Modality') or 'unknown'}"
+
+
+def is_dicom_without_image(path: Path) -> bool:
+    """Whether a file is DICOM but holds no image, as a report or a presentation state beside the images of a study."""
+    if not is_dicom(path):
+        return False
     try:
-        import pydicom
-        import pydicom.pixels
-    except ImportError as error:
-        raise ImportError(f"{path} is a DICOM file, which needs pydicom: pip install ccsam-hf[data]") from error
-    return pydicom
+        return content_without_image(pydicom_for(path).dcmread(path, stop_before_pixels=True)) is not None
+    except Exception:  # a damaged file is no report: it is read, and refused there by name
+        return False
 
 
 def unreadable_dicom(path: Path, error: Exception) -> ValueError:
     """The error to raise where pydicom gives up on a file."""
+    told = " ".join(str(error).split())  # pydicom lists decoders over several lines
     return ValueError(
-        f"{path} is not a DICOM image that can be read ({type(error).__name__}: {error}); expected a complete DICOM "
-        "image: convert it to PNG, or install pydicom's decoders where the file is compressed"
+        f"{path} is not a DICOM image that can be read ({type(error).__name__}: {told}); expected a complete DICOM "
+        "image: convert it to PNG, or where it is compressed install pydicom's decoders (pip install python-gdcm)"
     )
-
-
-def dicom_to_pil(path: Path, values: np.ndarray, dataset: Any) -> Image.Image:
-    """Pixel values of a DICOM file as a PIL image; ValueError for signed values and unknown colour models."""
-    photometric = dataset.PhotometricInterpretation
-    if values.dtype.kind != "u":
-        raise ValueError(
-            f"{path} holds signed pixel values, as in computed tomography; expected unsigned ones: convert it to PNG"
-        )
-    if values.ndim == 3 and values.shape[-1] == 3:
-        return Image.fromarray(values if values.itemsize == 1 else (values >> 8).astype(np.uint8))
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or values.ndim != 2:
-        raise ValueError(
-            f"{path} has photometric interpretation {photometric} and shape {values.shape}; expected MONOCHROME1, "
-            "MONOCHROME2, RGB, YBR or PALETTE COLOR: convert it to PNG"
-        )
-    bits = int(dataset.BitsStored)
-    unit = np.clip(values / (2**bits - 1), 0, 1)
-    unit = 1 - unit if photometric == "MONOCHROME1" else unit
-    if bits <= 8:
-        return Image.fromarray(np.rint(unit * 255).astype(np.uint8))
-    return Image.fromarray(np.rint(unit * 65535).astype(np.uint16))
 
 
 def chosen_frame(path: Path, frame: int | None, num_frames: int) -> int:
