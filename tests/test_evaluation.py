@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from PIL import Image
 from ccsam_hf.data.cases import Case
 from ccsam_hf.data.prompts import Prompt
 from ccsam_hf.data.readers import read_cases
-from ccsam_hf.evaluation import harness
 from ccsam_hf.evaluation.baselines import filled_box, inscribed_ellipse, median_disc, median_disc_radius
-from ccsam_hf.evaluation.harness import DataSet, evaluate_cases, evaluate_directory, evaluate_study
-from ccsam_hf.evaluation.metrics import SCORES, dice, hausdorff_samus
+from ccsam_hf.evaluation.collecting import UNFINISHED
+from ccsam_hf.evaluation.data_sets import DataSet
+from ccsam_hf.evaluation.harness import evaluate_cases, evaluate_directory, evaluate_study
+from ccsam_hf.evaluation.metrics import SCORES, dice, hausdorff_manhattan
 from ccsam_hf.evaluation.protocol import PROMPTS, mask_of
 from ccsam_hf.evaluation.segmenters import LOADERS, CCSamSegmenter, Prediction, box_itself
 from ccsam_hf.evaluation.statistics import summarize
@@ -132,7 +134,7 @@ def test_a_perfect_model_scores_100_and_the_baseline_its_own(tiny_blocks, prompt
             pixels = np.argwhere(case.mask)[:, ::-1]  # areas are 800 and 1800, their median 1300
             expected = median_disc(pixels[len(pixels) // 2], np.sqrt(1300 / np.pi), (256, 256))
         assert row["baseline_dice"] == pytest.approx(100 * dice(expected, case.mask))
-        assert row["baseline_hd_samus"] == hausdorff_samus(expected, case.mask)
+        assert row["baseline_hd_samus"] == hausdorff_manhattan(expected, case.mask)
 
 
 def test_a_mask_moved_by_ten_pixels_scores_what_counting_gives(tiny_blocks):
@@ -273,6 +275,61 @@ def test_a_limit_takes_the_same_cases_spread_over_targets(write_cases, tmp_path,
         evaluate_directory("bright:", data, "folder", "box", "samus", tmp_path / "none", limit=0)
 
 
+def test_a_stopped_evaluation_goes_on_with_nothing_else(write_cases, tmp_path, monkeypatch):
+    """Other data, changed masks, more draws, other targets and other weights are named and refused."""
+    loaded = SegmenterThatFails({1800}, KeyboardInterrupt)
+    monkeypatch.setitem(LOADERS, "bright", lambda checkpoint, num_samples: loaded)
+    data = write_cases({"a": block(40, 60, 20, 40), "b": block(100, 20, 60, 30)})
+
+    def run(**changes):
+        arguments = {"prompt": "jittered-box", "protocol": "samus", "layout": "folder", "output_dir": tmp_path / "out"}
+        return evaluate_directory("bright:", **arguments | {"data_dir": data} | changes)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    other = tmp_path / "other" / "data"  # a folder of the same name, files of the same names
+    shutil.copytree(data, other)
+    Image.fromarray(block(41, 60, 20, 40).astype(np.uint8) * 255).save(other / "masks" / "a.png")
+    for changes, named in (
+        ({"draws": 3}, "draws: 1 before, 3 now"),
+        ({"data_dir": other}, "data/0/sha256: "),
+        ({"target": "kidney"}, "data/0/sha256: "),
+        ({"limit": 1}, "data/0/cases: 2 before, 1 now"),
+        ({"prompt": "box"}, "prompts/0: 'jittered-box' before, 'box' now"),
+    ):
+        with pytest.raises(ValueError, match=f"is a stopped evaluation of something else .*{named}"):
+            run(**changes)
+    loaded = SegmenterThatSeesBrightness()
+    loaded.about = loaded.about | {"sha256": "1" * 64}
+    with pytest.raises(ValueError, match="models/0/sha256: 000000000000 before, 111111111111 now"):
+        run()
+    loaded = SegmenterThatSeesBrightness()
+    shutil.move(data, tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", data)
+    assert run()["all"]["n"] == 2 and len(loaded.images) == 1  # the same files again: it goes on with the second case
+
+
+def test_the_summary_tells_how_far_the_score_orders_cases(write_cases, tmp_path, monkeypatch):
+    class SegmenterThatKnows(SegmenterThatSeesBrightness):
+        """Its score falls with its error, which grows with the object's place."""
+
+        def segment(self, encoded, prompt, target):
+            moved = int(prompt.box[1]) // 20
+            probability = np.roll(encoded, moved, axis=1)
+            return Prediction(probability > 0.5, probability, score=1 - moved / 20)
+
+    monkeypatch.setitem(LOADERS, "knows", lambda checkpoint, num_samples: SegmenterThatKnows())
+    data = write_cases({f"case{number}": block(25 * number, 60, 20, 40) for number in range(8)})
+    found = evaluate_directory("knows:", data, "folder", "box", "samus", tmp_path / "out")["reliability"]
+    assert found["n"] == 8 and found["spearman"]["value"] == pytest.approx(1)
+    assert found["spearman"]["ci95"] == pytest.approx([1, 1])
+    moved = np.arange(8) * 25 // 20
+    iou = (40 - moved) / (40 + moved)
+    bins = np.minimum(((1 - moved / 20) * 10).astype(int), 9)
+    expected = sum(abs((1 - moved / 20 - iou)[bins == each].sum()) for each in set(bins)) / 8
+    assert found["score_error"] == pytest.approx(expected) and found["ece"] > 0
+
+
 # --- several models --------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +366,12 @@ def test_a_study_has_a_row_of_each_model_data_case_and_prompt_that_the_model_rea
     assert table["dice"].tolist() == [row["dice"] for row in rows]
     assert np.array_equal(mask_of(table["mask"][0]), mask_of(rows[0]["mask"]))
     plain = pandas.read_csv(tmp_path / "out" / "cases.csv")
+    entries = json.loads((tmp_path / "out" / "reliability.json").read_text())
+    assert [(each["model"], each["prompt"], each["data"]) for each in entries][:3] == [
+        ("bright", "box", "some"),
+        ("bright", "box", "more"),
+        ("bright", "box", None),  # pooled
+    ]
     assert plain["dice"].tolist() == pytest.approx(table["dice"].tolist()) and "mask" not in plain
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     (entry,) = [each for each in summary if (each["model"], each["data"]) == ("filled box", "more")][:1]
@@ -330,7 +393,7 @@ def test_a_stopped_study_goes_on_without_repeating_a_finished_case(data_sets, tm
     stopped["bright"].moved_right = 10
     with pytest.raises(KeyboardInterrupt):
         evaluate_study(stopped, data_sets, ["box"], tmp_path / "out")
-    unfinished = tmp_path / "out" / harness.UNFINISHED
+    unfinished = tmp_path / "out" / UNFINISHED
     assert len(unfinished.read_text().splitlines()) == 2  # what it is of, and the first case
     with unfinished.open("a") as file:
         file.write('{"task": 1, "ro')  # killed while writing
@@ -353,7 +416,7 @@ def test_a_stopped_study_of_something_else_is_refused(data_sets, tmp_path):
     stopped = {"bright": SegmenterThatFails({1800}, KeyboardInterrupt)}
     with pytest.raises(KeyboardInterrupt):
         evaluate_study(stopped, data_sets, ["box"], tmp_path / "out")
-    with pytest.raises(ValueError, match="a stopped evaluation of other models, data, prompts or versions"):
+    with pytest.raises(ValueError, match=r"something else \(prompts/0: 'box' before, 'point' now\): finish that one"):
         evaluate_study(stopped, data_sets, ["point"], tmp_path / "out")
     with pytest.raises(ValueError, match="expected different names"):
         evaluate_study(stopped, [data_sets[0]] * 2, ["box"], tmp_path / "out")
@@ -382,7 +445,7 @@ def test_two_processes_give_the_rows_of_one_and_the_command_writes_the_report(ti
     command = [sys.executable, script, *arguments, f"--output={killed}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    unfinished = killed / harness.UNFINISHED
+    unfinished = killed / UNFINISHED
     while process.poll() is None and not (unfinished.is_file() and unfinished.read_bytes().count(b"\n") > 2):
         time.sleep(0.001)
     process.kill()
@@ -401,9 +464,9 @@ def test_two_processes_give_the_rows_of_one_and_the_command_writes_the_report(ti
 def test_wrong_calls_are_refused(tiny_blocks, write_cases, tmp_path):
     model, out = SegmenterThatSeesBrightness(), tmp_path / "out"
     data = write_cases({"a": block(40, 60, 20, 40)})
-    with pytest.raises(ValueError, match=f"prompt is 'scribble'; accepted are {', '.join(PROMPTS)}"):
+    with pytest.raises(ValueError, match=f"prompt='scribble' is not one of {', '.join(PROMPTS)}"):
         evaluate_directory("model", data, "folder", "scribble", "samus", out)
-    with pytest.raises(ValueError, match="protocol is 'medsam'; accepted are samus"):
+    with pytest.raises(ValueError, match="protocol='medsam' is not one of samus"):
         evaluate_directory("model", data, "folder", "box", "medsam", out)
     with pytest.raises(ValueError, match=r"prompts \['text'\] came without a grounder"):
         evaluate_cases(model, tiny_blocks, ["text"])

@@ -12,7 +12,6 @@ from PIL import Image
 from ccsam_hf.data.cases import Case
 from ccsam_hf.data.prompts import Prompt
 from ccsam_hf.data.readers import read_cases
-from ccsam_hf.evaluation import harness
 from ccsam_hf.evaluation.baselines import filled_box
 from ccsam_hf.evaluation.grounding import (
     Scene,
@@ -26,13 +25,14 @@ from ccsam_hf.evaluation.harness import evaluate_cases, evaluate_directory
 from ccsam_hf.evaluation.metrics import miss_scores
 from ccsam_hf.evaluation.segmenters import LOADERS, Prediction
 from ccsam_hf.evaluation.statistics import summarize
-from ccsam_hf.grounding import GrounderSettings, GroundingResult
+from ccsam_hf.grounding import GrounderSettings, GroundingResult, TextGrounder
 
 
 class GrounderThatAnswers:
     """Answers each text with a box and a score of its own, found from 0.3 on; keeps what it was asked."""
 
     settings = GrounderSettings(text_encoder="a medical BERT", tuned_on="some cases")
+    model = torch.nn.Linear(1, 1)
 
     def __init__(self, answers: dict[str, tuple[list[float], float]]):
         self.answers = answers
@@ -365,7 +365,7 @@ def test_a_grounder_without_texts_is_refused(cases, right):
 def fake_models(monkeypatch, right):
     """`load_segmenter` knows "filling:", and every grounder is the right one."""
     monkeypatch.setitem(LOADERS, "filling", lambda checkpoint, num_samples: SegmenterThatFillsItsBox())
-    monkeypatch.setattr(harness.TextGrounder, "from_pretrained", lambda folder: right)
+    monkeypatch.setattr(TextGrounder, "from_pretrained", lambda folder: right)
 
 
 def test_the_summary_names_the_grounder(data, right, tmp_path):
@@ -386,6 +386,28 @@ def test_the_summary_names_the_grounder(data, right, tmp_path):
 def test_the_summary_names_no_grounder_where_boxes_prompt(data, right, tmp_path):
     summary = evaluate_directory("filling:", data, "folder", "box", "samus", tmp_path / "out")
     assert summary["grounder"] is None and not right.asked
+
+
+def test_a_missed_text_is_named_on_the_console(data, right, tmp_path, caplog):
+    right.answers["left ventricle"] = (right.answers["left ventricle"][0], 0.2)
+    evaluate_directory("filling:", data, "folder", "text", "samus", tmp_path / "out", grounder="a-grounder")
+    assert "1 of 2 were missed: bar (left ventricle: its score is low)" in caplog.text
+
+
+def test_a_text_of_objects_without_a_name_is_refused_until_they_get_one(data, right, tmp_path):
+    (data / "cases.csv").unlink()
+    call = ("filling:", data, "folder", "text", "samus", tmp_path / "out", "a-grounder")
+    with pytest.raises(ValueError, match="2 of 2 objects in .* have no name, so a text would ask for 'object': say"):
+        evaluate_directory(*call)
+    summary = evaluate_directory(*call, target="breast lesion")
+    assert {text for _, text, _ in right.asked} == {"breast lesion"} and summary["breast lesion"]["n"] == 2
+
+
+def test_a_target_chooses_cases_where_the_data_name_them(data, tmp_path):
+    call = ("filling:", data, "folder", "box", "samus", tmp_path / "out")
+    assert evaluate_directory(*call, target="left ventricle")["all"]["n"] == 1
+    with pytest.raises(ValueError, match="has no case of target 'kidney'; it has breast lesion, left ventricle"):
+        evaluate_directory(*call, target="kidney")
 
 
 def test_a_zero_shot_grounder_has_tuned_on_none(data, right, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "ccsam_hf"
 MAY_IMPORT = {
     "files": (),
     "checks": (),
+    "identity": (),
     "configuration_ccsam": (),
     "geometry": (),
     "descriptions": ("files",),
@@ -54,7 +55,7 @@ MAY_IMPORT = {
         "processing_ccsam",
         "visualization",
     ),
-    "evaluation": ("data", "pipeline_ccsam"),
+    "evaluation": ("data", "pipeline_ccsam", "identity"),
     "hub.commit": (),
     "hub": ("hub.commit", "data", "evaluation"),
     "training": ("conversion", "evaluation", "grounding", "hub"),

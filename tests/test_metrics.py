@@ -14,8 +14,8 @@ from ccsam_hf.evaluation.metrics import (
     boundary_iou,
     dice,
     hausdorff,
+    hausdorff_manhattan,
     hausdorff_of_rows,
-    hausdorff_samus,
     hd95,
     iou,
     largest_distance,
@@ -174,7 +174,7 @@ def test_hausdorff_equals_the_package_that_samus_uses():
 
     for pred, truth in mask_pairs():
         points = np.argwhere(pred).astype(float), np.argwhere(truth).astype(float)
-        assert hausdorff_samus(pred, truth) == hausdorff_distance(*points, distance="manhattan")
+        assert hausdorff_manhattan(pred, truth) == hausdorff_distance(*points, distance="manhattan")
     for pred, truth in [*mask_pairs(), *pairs_with_an_empty_mask().values()]:
         rows = pred.astype(float), truth.astype(float)
         assert hausdorff_of_rows(pred, truth) == hausdorff_distance(*rows, distance="manhattan")
@@ -225,9 +225,9 @@ def test_all_pixels_count_and_not_only_the_boundary():
     assert hausdorff(np.ones((9, 9), dtype=bool), disc_without_center) == 3  # from the center, (4, 4), to row 1
 
 
-def test_hausdorff_samus_is_manhattan_distance_of_pixel_positions():
+def test_hausdorff_manhattan_is_manhattan_distance_of_pixel_positions():
     pred, truth = mask_of((256, 256), (0, 0)), mask_of((256, 256), (3, 4))
-    assert hausdorff_samus(pred, truth) == 7
+    assert hausdorff_manhattan(pred, truth) == 7
     assert hausdorff(pred, truth, "euclidean") == 5
 
 
@@ -248,10 +248,10 @@ def test_sensitivity_and_specificity_count_pixels():
 def test_empty_masks_follow_the_stated_rule_and_stay_finite():
     empty, lesion = np.zeros((256, 256), dtype=bool), mask_of((256, 256), (10, 10), (10, 11), (11, 10))
     assert (dice(empty, empty), iou(empty, empty)) == (1, 1)
-    assert (hausdorff(empty, empty), hausdorff_samus(empty, empty), hausdorff_of_rows(empty, empty)) == (0, 0, 0)
+    assert (hausdorff(empty, empty), hausdorff_manhattan(empty, empty), hausdorff_of_rows(empty, empty)) == (0, 0, 0)
     for pair in ((empty, lesion), (lesion, empty)):
         assert (dice(*pair), iou(*pair)) == (0, 0)
-        assert hausdorff_samus(*pair) == 510
+        assert hausdorff_manhattan(*pair) == 510
         assert hausdorff(*pair, "euclidean") == pytest.approx(255 * 2**0.5)
         assert hausdorff_of_rows(*pair) == 2
 
@@ -278,7 +278,7 @@ def test_boundary_iou_and_surface_distances_of_empty_masks():
 def test_all_scores_are_the_ten_functions_in_order(pred, truth):
     scores = all_scores(pred, truth)
     fractions = [dice(pred, truth), iou(pred, truth), sensitivity(pred, truth), specificity(pred, truth)]
-    distances = [hausdorff_samus(pred, truth), hausdorff_of_rows(pred, truth), hausdorff(pred, truth, "euclidean")]
+    distances = [hausdorff_manhattan(pred, truth), hausdorff_of_rows(pred, truth), hausdorff(pred, truth, "euclidean")]
     assert tuple(scores) == SCORES and tuple(scores)[:5] == PERCENT
     assert list(scores.values()) == [
         *[100 * fraction for fraction in (*fractions, boundary_iou(pred, truth))],
@@ -323,10 +323,10 @@ def test_hausdorff_of_rows_does_not_see_a_vertical_move():
     pred[4:10, 5:15] = True
     moved = np.roll(pred, 12, axis=0)
     assert hausdorff_of_rows(pred, moved) == 0
-    assert hausdorff_samus(pred, moved) == 12
+    assert hausdorff_manhattan(pred, moved) == 12
 
 
-EVERY_FUNCTION = [dice, iou, sensitivity, specificity, boundary_iou, hausdorff, hausdorff_samus, hausdorff_of_rows]
+EVERY_FUNCTION = [dice, iou, sensitivity, specificity, boundary_iou, hausdorff, hausdorff_manhattan, hausdorff_of_rows]
 
 
 @pytest.mark.parametrize("function", [*EVERY_FUNCTION, hd95, assd, all_scores])
@@ -370,7 +370,7 @@ def test_all_scores_equal_the_plain_path_to_the_bit(roughness, rng):
         pred, truth = first > 0.5 * first.std(), mixed > 0.7 * mixed.std()
         scores = all_scores(pred, truth)
         assert {name: scores[name] for name in ("hd_euclidean", "hd95", "assd")} == plain_distances(pred, truth)
-        assert scores["hd_samus"] == hausdorff_samus(pred, truth)
+        assert scores["hd_samus"] == hausdorff_manhattan(pred, truth)
         signs = [np.where(mask, 1, -1) for mask in (pred, truth)]
         rows = (256 - signs[0] @ signs[1].T) / 2
         assert scores["hd_rows"] == max(rows.min(axis=0).max(), rows.min(axis=1).max())

@@ -17,7 +17,8 @@ from ccsam_hf.data.readers import LAYOUTS
 from ccsam_hf.data.simulator import write_folder
 from ccsam_hf.data.sources import SOURCES
 from ccsam_hf.data.splits import SEEN, UNSEEN
-from ccsam_hf.evaluation.harness import evaluate_study, read_data
+from ccsam_hf.evaluation.data_sets import read_data
+from ccsam_hf.evaluation.harness import evaluate_study
 from ccsam_hf.evaluation.record import file_hashes, grounding_record, read_record, study_record, write_record
 from ccsam_hf.evaluation.segmenters import CCSamSegmenter, about_module
 from ccsam_hf.hub.cards import PROMPT_NAMES, check_card, checkpoint_card, filled, grounder_card, of_layout, space_card

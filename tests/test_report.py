@@ -32,6 +32,7 @@ def row(model: str, data: str, number: int, status: str = "ok") -> dict:
     bins |= {"uncertainty_wrong": [9, 30] + [0] * 8}
     known = status == "ok"
     case = {"model": model, "data": data, "dataset": dataset, "name": f"case {number}", "target": target}
+    case |= {"release": dataset if layout == "us30k" else None}
     case |= {"split": "test", "patient_id": None, "prompt": "box", "draw": 0, "status": status}
     case |= {"reason": None if known else FAILED, **scores} | {f"baseline_{score}": 60.0 for score in SCORES}
     case |= {"iou_score": dice / 100 if known else None, "uncertainty": 0.2 - dice / 1000 if known else None}
@@ -208,7 +209,7 @@ def test_a_plain_folder_is_no_data_set_of_the_paper_and_an_archive_is_taken_apar
     rows = [{**each, "dataset": "BUSI"} for each in study.rows]
     of_folder = [each for each in rows if each["data"] == "sim, seen"]
     assert paper_entries(Study(study.about, of_folder, [], []))[1] == {}
-    mixed = [{**each, "dataset": "DDTI"} if i % 2 else each for i, each in enumerate(rows) if each not in of_folder]
+    mixed = [{**each, "release": "DDTI"} if i % 2 else each for i, each in enumerate(rows) if each not in of_folder]
     entries, datasets = paper_entries(Study(study.about, mixed, [], []))
     assert datasets == {"archive, BUSI": "BUSI"}
     assert {entry["data"] for entry in entries} == {"archive", "archive, BUSI"}

@@ -132,7 +132,9 @@ def assert_bit_equal(first: str | Path, second: str | Path) -> None:
 
 def test_a_run_leaves_a_log_its_configuration_and_checkpoints_that_segment(finished):
     output_dir = Path(finished.output_dir)
-    assert {path.name for path in output_dir.iterdir()} == {"best", "last", "checkpoints", "log.jsonl", "run.yaml"}
+    assert {path.name for path in output_dir.iterdir()} == {
+        *("best", "last", "checkpoints", "log.jsonl", "run.yaml", "data.json")
+    }
     assert yaml.safe_load((output_dir / "run.yaml").read_text()) == asdict(finished)
     assert [entry["step"] for entry in entries(output_dir)] == [1, 2, 3]
     terms = {f"{kind}/{term}" for kind in ("point", "box") for term in ("bce", "dice", "kl_c", "kl_v", "kl_a", "loss")}
@@ -299,6 +301,21 @@ def test_a_folder_with_a_run_of_another_configuration_is_refused(finished):
     with pytest.raises(FileExistsError, match=re.escape(told)):
         train(other)
     train(replace(finished, num_workers=1, log_every=7, keep_states=5))  # what changes no weight may differ
+
+
+def test_a_run_on_other_images_does_not_go_on(finished, folder, tmp_path):
+    """It would draw its splits anew and validate on what it was trained on."""
+    shutil.copytree(folder, tmp_path / "data")
+    shutil.copytree(finished.output_dir, tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
+    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(config | {"data": str(tmp_path / "data")}))
+    moved = replace(finished, data=str(tmp_path / "data"), output_dir=str(tmp_path / "run"))
+    train(moved)  # the same files elsewhere are the same data
+    for kind in ("images", "masks"):
+        (first, *_) = sorted((tmp_path / "data" / kind).iterdir())
+        shutil.copy(first, first.with_stem("added"))
+    with pytest.raises(FileExistsError, match="run holds a run on other images, masks or splits .training/"):
+        train(moved)
 
 
 def test_a_batch_that_does_not_divide_is_refused(run_of):

@@ -37,11 +37,13 @@ from ccsam_hf.data.build import Download, build
 from ccsam_hf.data.cases import SPLITS, Case
 from ccsam_hf.data.readers import LAYOUTS, read_cases
 from ccsam_hf.data.splits import Splits, in_strata, units_of
-from ccsam_hf.evaluation.harness import evaluate_cases, versions, write_json, write_text
+from ccsam_hf.evaluation.harness import evaluate_cases
 from ccsam_hf.evaluation.metrics import SCORES
 from ccsam_hf.evaluation.protocol import true_mask
 from ccsam_hf.evaluation.segmenters import load_segmenter
 from ccsam_hf.evaluation.statistics import blind_rows, compare
+from ccsam_hf.files import write_json, write_text
+from ccsam_hf.identity import find_versions
 from ccsam_hf.training.finetuning import finetune, parse_fields, settings_for
 from ccsam_hf.training.run_config import RunConfig
 from ccsam_hf.training.unet import train_unet
@@ -284,7 +286,11 @@ def main(texts: list[str] | None = None) -> None:
 
     rows = [row for fold in arguments.folds for row in in_fold(arguments, fold)]
     lines = lines_of(rows)
-    about = {"settings": settings, "versions": versions(), "folds": [asdict(splits) for splits in arguments.splits]}
+    about = {
+        "settings": settings,
+        "versions": find_versions(),
+        "folds": [asdict(splits) for splits in arguments.splits],
+    }
     write_json(arguments.output / f"{name}.json", about | {"means": lines, "rows": rows})
     write_text(arguments.output / f"{name}.md", table(lines))
     print(table(lines))

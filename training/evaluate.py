@@ -19,8 +19,9 @@ import torch
 from accelerate import Accelerator
 
 from ccsam_hf import TextGrounder
+from ccsam_hf.evaluation.data_sets import DataSet, read_data
 from ccsam_hf.evaluation.figures import Example
-from ccsam_hf.evaluation.harness import DataSet, evaluate_study, read_data
+from ccsam_hf.evaluation.harness import evaluate_study
 from ccsam_hf.evaluation.protocol import PROMPTS, mask_of, true_mask
 from ccsam_hf.evaluation.report import write_report
 from ccsam_hf.evaluation.segmenters import load_segmenter
@@ -35,6 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", action="append", required=True, metavar="NAME=KIND:CHECKPOINT")
     parser.add_argument("--data", action="append", required=True, metavar="NAME=LAYOUT:DIR")
     parser.add_argument("--split", help="train, validation or test, of the layouts that know splits")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N objects of each data set")
     parser.add_argument("--seen", nargs="*", default=[], metavar="NAME", help="data like those the models trained on")
     parser.add_argument("--unseen", nargs="*", default=[], metavar="NAME", help="data unlike those")
     parser.add_argument("--prompt", nargs="+", choices=PROMPTS, default=["box", "point"])
@@ -67,7 +69,7 @@ def data_set(name: str, what: str, arguments: argparse.Namespace) -> DataSet:
     if not colon:
         raise ValueError(f"{name}={what} is not NAME=LAYOUT:DIR")
     seen = True if name in arguments.seen else False if name in arguments.unseen else None
-    data, _ = read_data(name, directory, layout, arguments.split, seen)
+    data, _ = read_data(name, directory, layout, arguments.split, seen, arguments.limit)
     return data
 
 

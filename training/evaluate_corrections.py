@@ -15,7 +15,7 @@ from ccsam_hf import TINY
 from ccsam_hf.data.cases import Case
 from ccsam_hf.data.prompts import Prompt, fixed_click
 from ccsam_hf.data.readers import LAYOUTS
-from ccsam_hf.evaluation.harness import read_data
+from ccsam_hf.evaluation.data_sets import read_data
 from ccsam_hf.evaluation.metrics import dice
 from ccsam_hf.evaluation.protocol import true_mask
 from ccsam_hf.evaluation.segmenters import Segmenter, load_segmenter

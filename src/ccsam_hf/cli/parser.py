@@ -31,7 +31,7 @@ LAYOUTS = (
     "built",
 )
 SPLITS = ("train", "validation", "test")
-PROMPTS = ("box", "point", "random-point", "jittered-box", "text", "none")
+PROMPTS = ("box", "point", "random-point", "jittered-box", "clicks", "text", "none")
 PROTOCOLS = ("samus",)
 FORMS = ("phrase", "description")
 FALLBACKS = ("none", "best_box", "whole_image")
@@ -239,7 +239,8 @@ def add_evaluate(commands: Any) -> None:
         "Prompt every object of a data set from its true mask, and write summary.json and cases.csv.",
         """
         ccsam-hf evaluate --data my_folder --prompt box --output results/box
-        ccsam-hf evaluate --data BUSI --layout busi --prompt text --output results/busi-text
+        ccsam-hf evaluate --data BUSI --layout busi --prompt clicks --limit 100 --output results/busi-clicks
+        ccsam-hf evaluate --data nodules --target "thyroid nodule" --prompt text --output results/nodules
         """,
     )
     command.add_argument(
@@ -248,6 +249,7 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument("--data", type=Path, required=True, metavar="DIR")
     command.add_argument("--layout", choices=LAYOUTS, default="folder", help="of the data")
     command.add_argument("--split", choices=SPLITS, help="of a layout that knows splits (default: all cases)")
+    command.add_argument("--target", metavar="NAME", help="only its objects; in data without names, what they are")
     command.add_argument("--limit", type=int, metavar="N", help="at most N objects, spread over targets and patients")
     command.add_argument("--prompt", choices=PROMPTS, required=True)
     command.add_argument("--draws", type=int, default=1, metavar="N", help="of random-point and jittered-box")

@@ -18,7 +18,7 @@ from .. import TINY
 from ..data.prompts import fixed_click, tight_box
 from ..data.simulator.scenes import simulate
 from ..evaluation.baselines import inscribed_ellipse
-from ..evaluation.metrics import dice, hausdorff_samus
+from ..evaluation.metrics import dice, hausdorff_manhattan
 from ..pipeline_ccsam import CCSamPipeline
 from ..visualization import contact_sheet, heatmap, overlay
 
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
 def scores_of(masks: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, dict[str, float]]:
     """Dice in percent and Manhattan Hausdorff distance in pixels of masks `(H, W)` by name, against the true one."""
     return {
-        name: {"dice_percent": round(100 * dice(mask, truth), 2), "hausdorff_px": hausdorff_samus(mask, truth)}
+        name: {"dice_percent": round(100 * dice(mask, truth), 2), "hausdorff_px": hausdorff_manhattan(mask, truth)}
         for name, mask in masks.items()
     }
 

@@ -5,7 +5,6 @@ grey print. Names are drawn as they stand, without a meaning as formulas.
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..files import replace_file
 from .protocol import NEEDS
 from .segmenters import SIZE
 from .tables import BLIND
@@ -133,10 +133,9 @@ def save(figure: "Figure", stem: str | Path) -> list[Path]:
 
     paths = []
     for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-        path, unfinished = Path(f"{stem}.{kind}"), Path(f"{stem}.unfinished.{kind}")
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(unfinished, dpi=DPI, metadata=metadata)
-        os.replace(unfinished, path)
+        path = Path(f"{stem}.{kind}")
+        with replace_file(path) as partial, matplotlib.rc_context(STYLE):
+            figure.savefig(partial, format=kind, dpi=DPI, metadata=metadata)
         paths.append(path)
     return paths
 

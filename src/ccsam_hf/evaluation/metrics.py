@@ -31,7 +31,7 @@ def all_scores(pred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
     Returns:
         The names of `SCORES`, in that order: dice, iou, sensitivity, specificity and boundary_iou in percent, then
-        hd_samus (`hausdorff_samus`), hd_rows (`hausdorff_of_rows`), hd_euclidean (`hausdorff` in the Euclidean
+        hd_samus (`hausdorff_manhattan`), hd_rows (`hausdorff_of_rows`), hd_euclidean (`hausdorff` in the Euclidean
         metric), hd95 and assd in pixels. All are finite: each score has its own rule for empty masks.
 
     Raises:
@@ -240,7 +240,7 @@ def hausdorff(pred: np.ndarray, truth: np.ndarray, metric: str = "manhattan") ->
     return _cut_to_objects(pred, truth).hausdorff(metric)
 
 
-def hausdorff_samus(pred: np.ndarray, truth: np.ndarray) -> float:
+def hausdorff_manhattan(pred: np.ndarray, truth: np.ndarray) -> float:
     """Hausdorff distance of protocol "samus": Manhattan metric over all pixels of the masks, at 256x256.
 
     The protocol is meant for masks of 256x256; the function takes any size and answers in pixels of that size.

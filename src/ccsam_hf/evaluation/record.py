@@ -4,16 +4,16 @@ The file is small enough to lie in a checkpoint's folder; the card of the checkp
 It names the weights by their hashes, so that figures of other weights are refused and never shown.
 """
 
-import hashlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from ..grounding import TextGrounder
+from ..identity import hash_file
 from .segmenters import CCSamSegmenter, about_module
 from .statistics import BASELINES
 
@@ -63,7 +63,7 @@ def study_record(
         record["compared"] = compared(read_study(study, "comparisons.json"), model, compared_with)
     if corrections:
         record["corrections"] = [
-            {"model": model_role(each["model"], model), **checked_correction(each, entries)} for each in corrections
+            {"model": model_role(each["model"], model), **check_correction(each, entries)} for each in corrections
         ]
     return record
 
@@ -124,10 +124,7 @@ def write_record(folder: str | Path, record: dict[str, Any]) -> None:
         if isinstance(value, list) and value:
             text = "[\n  " + ",\n  ".join(json.dumps(each, allow_nan=False) for each in value) + "\n ]"
         parts.append(f" {json.dumps(name)}: {text}")
-    path = Path(folder) / NAME
-    unfinished = path.with_name(NAME + ".unfinished")
-    unfinished.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(Path(folder) / NAME, "{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def read_record(folder: str | Path) -> dict[str, Any] | None:
@@ -153,13 +150,7 @@ def file_hashes(folder: str | Path) -> dict[str, str]:
     paths = sorted(Path(folder).glob("*.safetensors"))
     if not paths:
         raise FileNotFoundError(f"{folder} has no *.safetensors; expected the folder of a checkpoint")
-    return {path.name: file_hash(path) for path in paths}
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.name: hash_file(path) for path in paths}
 
 
 # --- parts of a study ------------------------------------------------------------------------------------------------
@@ -215,13 +206,13 @@ def results_of(entries: Sequence[dict], model: str) -> list[dict[str, Any]]:
         found.append(
             {"data": data, "prompt": prompt, "target": target, "n": entry["n"]}
             | {"found": entry["n"] - entry["n_missed"], "failed": entry["n_failed"]}
-            | scores_of(entry)
-            | {"baseline": {"name": BASELINES[prompt], **scores_of(baseline)}}
+            | pick_scores(entry)
+            | {"baseline": {"name": BASELINES[prompt], **pick_scores(baseline)}}
         )
     return found
 
 
-def scores_of(entry: dict[str, Any]) -> dict[str, Any]:
+def pick_scores(entry: dict[str, Any]) -> dict[str, Any]:
     """Mean and interval of each score that is kept."""
     return {
         name: {"mean": rounded(entry[name]["mean"]), "ci95": [rounded(each) for each in entry[name]["ci95"]]}
@@ -251,15 +242,15 @@ def model_role(name: str, model: str) -> str:
     return "this" if name == model else name
 
 
-def checked_correction(correction: dict[str, Any], entries: Sequence[dict]) -> dict[str, Any]:
+def check_correction(correction: dict[str, Any], entries: Sequence[dict]) -> dict[str, Any]:
     """Data, number of cases and Dice by clicks; ValueError where the first click is not what the study measured."""
     key = (correction["model"], correction["data"], "point", "all")
     entry = next((each for each in entries if tuple(each[name] for name in ENTRY) == key), None)
-    told = f"{correction['dice'][0]} of {correction['n']}"
+    given = f"{correction['dice'][0]} of {correction['n']}"
     measured = entry and f"{entry['dice']['mean']:.1f} of {entry['n']}"
-    if told != measured:
+    if given != measured:
         raise ValueError(
-            f"the first click of {key[0]!r} on {key[1]!r} has a Dice of {told} cases among the corrections and of "
+            f"the first click of {key[0]!r} on {key[1]!r} has a Dice of {given} cases among the corrections and of "
             f"{measured} in the study: measure both with the same weights and data"
         )
     return {name: correction[name] for name in ("data", "n", "dice")}

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.integrate import trapezoid
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
+
+from .statistics import group_of
 
 NUM_CALIBRATION_BINS = 15  # equal bins of the probability in [0, 1]
 NUM_UNCERTAINTY_BINS = 10  # equal bins of the uncertainty in [0, 0.5]
 LARGEST_UNCERTAINTY = 0.5  # no standard deviation of numbers in [0, 1] is larger
 ROUNDING = 1e-6  # interpolation of float32 maps may leave their range by this much
+NUM_SCORE_BINS = 10  # equal bins of the model's own estimate of its IoU in [0, 1]
+RESAMPLES = 1000
 PERCENT_REFERRED = range(0, 51, 5)
 REFERRAL_SIGNS = {"uncertainty": 1, "iou_score": -1}  # column -> 1 where large values mean doubt
 
@@ -60,6 +64,68 @@ def uncertainty_bins(uncertainty: np.ndarray, wrong: np.ndarray) -> tuple[list[i
     count, _ = np.histogram(uncertainty, *edges)
     num_wrong, _ = np.histogram(uncertainty[wrong.ravel()], *edges)
     return count.tolist(), num_wrong.tolist()
+
+
+def summarize_reliability(rows: Sequence[dict]) -> dict:
+    """How far a model's word on itself can be trusted, in a few numbers.
+
+    Args:
+        rows: of one model and prompt, of one data set or of several together.
+
+    Returns:
+        n, rows with a mask; spearman, {"value", "ci95", "n"}: rank correlation of iou_score with Dice over the rows
+        that have one, and its bootstrap interval over patients or images; score_error, the expected calibration error
+        of iou_score as an estimate of the IoU, over 10 bins; ece, ece_inner and mce of the mask's probabilities, see
+        `calibration`. Errors are fractions in [0, 1]; None where there is nothing to compute it from.
+    """
+    segmented = [row for row in rows if row["status"] == "ok"]
+    scored = [row for row in segmented if row.get("iou_score") is not None]
+    with_bins = any(row.get("calibration_count") is not None for row in segmented)
+    errors = calibration(segmented) if with_bins else {}
+    return {
+        "n": len(segmented),
+        "spearman": correlate_score(scored) if scored else None,
+        "score_error": score_calibration_error(scored) if scored else None,
+        **{name: errors.get(name) for name in ("ece", "ece_inner", "mce")},
+    }
+
+
+def correlate_score(rows: Sequence[dict]) -> dict | None:
+    """Rank correlation of iou_score with Dice, with its interval; None where one of both is constant."""
+    score, dice = (np.array([row[name] for row in rows], dtype=float) for name in ("iou_score", "dice"))
+    if np.ptp(score) == 0 or np.ptp(dice) == 0:
+        return None
+    members: dict = {}
+    for index, row in enumerate(rows):
+        members.setdefault(group_of(row), []).append(index)
+    groups, rng, values = list(members.values()), np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        drawn = np.concatenate([groups[place] for place in rng.integers(len(groups), size=len(groups))])
+        if np.ptp(score[drawn]) > 0 and np.ptp(dice[drawn]) > 0:
+            values.append(np.corrcoef(rankdata(score[drawn]), rankdata(dice[drawn]))[0, 1])
+    value = float(spearmanr(score, dice).statistic)
+    interval = [float(bound) for bound in np.percentile(values, [2.5, 97.5])] if values else [value, value]
+    return {"value": value, "ci95": interval, "n": len(rows)}
+
+
+def score_calibration_error(rows: Sequence[dict]) -> float:
+    """Mean over rows of |mean iou_score - mean IoU| of their bin of iou_score, in [0, 1]."""
+    score = np.array([row["iou_score"] for row in rows], dtype=float).clip(0, 1)
+    iou = np.array([row["iou"] for row in rows], dtype=float) / 100
+    bins = np.minimum((score * NUM_SCORE_BINS).astype(int), NUM_SCORE_BINS - 1)
+    return float(np.abs(np.bincount(bins, score - iou)).sum() / len(rows))
+
+
+def reliability_entries(rows: Sequence[dict]) -> list[dict]:
+    """`summarize_reliability` of each model, prompt and data set, and of all data sets pooled (data None)."""
+    entries = []
+    for model, prompt in dict.fromkeys((row["model"], row["prompt"]) for row in rows):
+        mine = [row for row in rows if (row["model"], row["prompt"]) == (model, prompt)]
+        names = list(dict.fromkeys(row["data"] for row in mine))
+        for data in [*names, None] if len(names) > 1 else names:
+            part = [row for row in mine if data in (None, row["data"])]
+            entries.append({"model": model, "prompt": prompt, "data": data, **summarize_reliability(part)})
+    return entries
 
 
 def calibration(rows: Sequence[dict]) -> dict:

@@ -6,7 +6,6 @@ opened from a disk. All text that came from the study is escaped.
 
 import base64
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text
 from .figures import (
     Example,
     calibration_plot,
@@ -35,30 +35,27 @@ from .tables import (
     Table,
     blocks,
     by_model,
-    calibrated,
     comparisons_table,
     cost_table,
-    error_known,
-    headed,
     headline_table,
+    make_columns,
     misses_table,
     overview_table,
     prompt_text,
-    referred,
     reliability_table,
     results_table,
     table1,
     table2,
     table3,
+    try_calibration,
+    try_error_by_uncertainty,
+    try_referral,
 )
 
 FILES = ("study.json", "cases.parquet", "summary.json", "comparisons.json")
 TEMPLATE = "report.html.jinja"
 MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 HASH_SHOWN = 16
-# Their readers name the data set; with the others a folder's name does, which proves nothing.
-OWN_LAYOUTS = ("us30k", "busi", "tn3k", "camus", "built")
-
 MEASURED = (
     'Protocol "samus": the model sees the image at its own input size; truth and prediction are compared at 256x256. '
     "The truth is brought there by nearest neighbor, the prediction by bilinear interpolation of its logits.",
@@ -129,8 +126,8 @@ class Files:
 
     def table(self, name: str, table: Table) -> Table:
         """Write a table as Markdown and CSV, and hand it on."""
-        write(self.tables / f"{name}.md", table.to_markdown())
-        write(self.tables / f"{name}.csv", table.to_csv())
+        write_text(self.tables / f"{name}.md", table.to_markdown())
+        write_text(self.tables / f"{name}.csv", table.to_csv())
         return table
 
     def picture(
@@ -227,7 +224,7 @@ def write_report(
         Section("Limits", list(LIMITS)),
     ]
     path = folder / "report.html"
-    write(path, rendered(study, sections))
+    write_text(path, rendered(study, sections))
     return path
 
 
@@ -236,7 +233,7 @@ def evaluated(study: Study, files: Files) -> Section:
     about = study.about
     models = Table(
         "Models",
-        headed("Name", "Checkpoint", "Parameters", f"SHA-256 of the weights, first {HASH_SHOWN}"),
+        make_columns("Name", "Checkpoint", "Parameters", f"SHA-256 of the weights, first {HASH_SHOWN}"),
         [
             [each["name"], each.get("checkpoint") or NOTHING, thousands(each.get("parameters")), first_of_hash(each)]
             for each in about["models"]
@@ -245,7 +242,7 @@ def evaluated(study: Study, files: Files) -> Section:
     said = {True: "seen", False: "unseen", None: NOTHING}
     data = Table(
         "Data",
-        headed("Name", "Layout", "Cases", "Training", f"SHA-256 of the list of cases, first {HASH_SHOWN}"),
+        make_columns("Name", "Layout", "Cases", "Training", f"SHA-256 of the cases, first {HASH_SHOWN}"),
         [
             [each["name"], each.get("layout") or NOTHING, str(each["cases"])]
             + [said[each.get("seen")], first_of_hash(each)]
@@ -341,11 +338,13 @@ def reliability(study: Study, files: Files) -> Section:
     groups = by_model(study.rows)
     for number, data in enumerate(dict.fromkeys(row["data"] for row in study.rows), 1):
         mine = {model: rows for (name, prompt, model), rows in groups.items() if (name, prompt) == (data, shown)}
-        by = {model: referred(rows, "uncertainty") or referred(rows, "iou_score") for model, rows in mine.items()}
         curves = {
-            "calibration": {model: calibrated(rows) for model, rows in mine.items()},
-            "error-by-uncertainty": {model: error_known(rows) for model, rows in mine.items()},
-            "referral": by,
+            "calibration": {model: try_calibration(rows) for model, rows in mine.items()},
+            "error-by-uncertainty": {model: try_error_by_uncertainty(rows) for model, rows in mine.items()},
+            "referral": {
+                model: try_referral(rows, "uncertainty") or try_referral(rows, "iou_score")
+                for model, rows in mine.items()
+            },
         }
         section = Section(data)
         for name, of_model in curves.items():
@@ -421,9 +420,9 @@ def cost(study: Study, costs: dict[str, Any] | None, files: Files) -> Section:
     if costs.get("command"):
         parts.append(Listing(costs["command"]))
     shown = study.about["prompts"][0]
-    with_scores = {model: {**each, **scores_of(study, model, shown)} for model, each in costs["models"].items()}
-    scored = {model: with_scores[model] for model in study.models if model in with_scores}
-    drawn = scored or with_scores
+    with_scores = {model: {**each, **mean_dice(study, model, shown)} for model, each in costs["models"].items()}
+    in_study = {model: with_scores[model] for model in study.models if model in with_scores}
+    drawn = in_study or with_scores
     if len(spider_keys(drawn)) >= 3:
         caption = (
             f"Outside is better. Dice ({prompt_text(shown)}) runs from 0 in the middle to 100; the other axes are "
@@ -437,7 +436,7 @@ def cost(study: Study, costs: dict[str, Any] | None, files: Files) -> Section:
     return Section("Cost", parts)
 
 
-def scores_of(study: Study, model: str, prompt: str) -> dict[str, float | None]:
+def mean_dice(study: Study, model: str, prompt: str) -> dict[str, float | None]:
     """Mean Dice over the data sets that are not said to be unseen, and over those that are; None without any."""
     unseen = study.names(False)
     found: dict[str, list[float]] = {"dice": [], "unseen_dice": []}
@@ -467,18 +466,20 @@ def published(study: Study, ablation: dict[str, Any] | None, files: Files) -> Se
 def paper_entries(study: Study) -> tuple[list[dict], dict[str, str]]:
     """Means for the paper's tables, and which data are one of the paper's data sets.
 
-    A data set of a study may hold several of the paper's, as US30K does: each gets a name of its own. What was read
-    from a plain folder is never one of them, whatever the folder is called.
+    A data set of a study may hold several of the paper's, as US30K does: each gets a name of its own. A case is of one
+    of them where its reader says so (`Case.release`), whatever its folder is called.
     """
-    layouts = {data["name"]: data.get("layout") for data in study.about["data"]}
     known = {about["dataset"] for about in PUBLISHED["columns"].values()}
-    together = {data: {row["dataset"] for row in study.rows if row["data"] == data} for data in layouts}
+    releases = [row.get("release") for row in study.rows]
+    together: dict[str, set] = {}
+    for row, release in zip(study.rows, releases, strict=True):
+        together.setdefault(row["data"], set()).add(release)
     renamed, datasets = [], {}
-    for row in study.rows:
+    for row, release in zip(study.rows, releases, strict=True):
         name = row["data"]
-        if layouts[name] in OWN_LAYOUTS and row["dataset"] in known:
-            name = name if len(together[name]) == 1 else f"{name}, {row['dataset']}"
-            datasets[name] = row["dataset"]
+        if release in known:
+            name = name if len(together[name]) == 1 else f"{name}, {release}"
+            datasets[name] = release
         renamed.append({**row, "data": name})
     return summaries(renamed, ("dice", "hd_rows")), datasets
 
@@ -539,10 +540,3 @@ def thousands(number: int | None) -> str:
 def slug(text: str) -> str:
     """A name as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40]
-
-
-def write(path: Path, text: str) -> None:
-    """Under another name first."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

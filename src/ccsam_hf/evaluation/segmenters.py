@@ -4,7 +4,6 @@ CC-SAM and SAMUS, which is a configuration of it, transformers' `SamModel`, a U-
 system joins by `register_segmenter` and needs nothing else of this package.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ import torch
 from torch import nn
 
 from ..data.prompts import Prompt
-from ..geometry import rescale_boxes, resize_maps
+from ..geometry import rescale_boxes, resize_maps, resize_smoothly
+from ..identity import hash_weights
 from ..modeling_ccsam import CCSamModel
+from ..objects import clean_mask, follow_mask, limit_of
 from ..pipeline_ccsam import CCSamPipeline
 from ..processing_ccsam import CCSamProcessor
 from .baselines import filled_box, inscribed_ellipse, median_disc, median_disc_radius
@@ -34,6 +35,7 @@ class Prediction:
         score: the model's own estimate of its IoU, where it has one.
         uncertainty: (256, 256) float32 in [0, 0.5], the standard deviation of the probability, where it is known.
         raw: (256, 256) bool, the mask before specks were removed from it, where that is done.
+        logits: what the model takes back with the next click, where it reads "clicks".
     """
 
     mask: np.ndarray
@@ -41,13 +43,15 @@ class Prediction:
     score: float | None = None
     uncertainty: np.ndarray | None = None
     raw: np.ndarray | None = None
+    logits: Any = None
 
 
 class Segmenter(Protocol):
     """A model under comparison.
 
     Attributes:
-        reads: which of "box", "point" and "none" it takes as a prompt.
+        reads: which of "box", "point", "clicks" and "none" it takes as a prompt. With "clicks" its `segment` takes
+            `previous` too: the prediction of the clicks before, None at the first click.
         about: "checkpoint", "sha256" of the weights and "parameters", their number; None where it has none.
     """
 
@@ -69,13 +73,9 @@ class Segmenter(Protocol):
 
 def about_module(module: nn.Module, checkpoint: str | Path | None) -> dict[str, Any]:
     """What a study says of a torch model; the hash is that of names and values of its state."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return {
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        "sha256": digest.hexdigest(),
+        "sha256": hash_weights(module),
         "parameters": sum(each.numel() for each in module.parameters()),
     }
 
@@ -93,7 +93,7 @@ class CCSamSegmenter:
         ValueError: the processor or the model is not of 256x256, or draws are asked of a model without a posterior.
     """
 
-    reads = ("box", "point", "none")
+    reads = ("box", "point", "clicks", "none")
 
     def __init__(self, model: CCSamModel, processor: CCSamProcessor, num_samples: int | None = None):
         sizes = {processor.image_processor.input_size, (model.config.vision_config.image_size,) * 2}
@@ -120,17 +120,26 @@ class CCSamSegmenter:
         return self.model.encode(pixel_values.to(self.model.device, self.model.dtype))
 
     @torch.inference_mode()
-    def segment(self, encoded: Any, prompt: Prompt, target: str) -> Prediction:
-        """See `Segmenter`."""
+    def segment(self, encoded: Any, prompt: Prompt, target: str, previous: Prediction | None = None) -> Prediction:
+        """See `Segmenter`. As in the pipeline: a smooth outline, one object, within the box."""
         fused, vit_map = encoded
         inputs = as_tensors(prompt, self.model.device)
+        if previous is not None:
+            inputs["input_masks"] = previous.logits[:, :, 0].to(self.model.device)
         mask_logits, iou_scores = self.model.decode(fused.feature_map, **inputs)
-        logits = to_protocol(mask_logits[0, 0])
-        probability, uncertainty = torch.sigmoid(logits), None
+        logits, uncertainty = to_protocol(mask_logits[0, 0]), None
+        raw, probability = (logits > 0).numpy(), logits.sigmoid().numpy()
+        prompt_of_mask = as_prompt_of_mask(prompt)
+        mask, limit = clean_mask(raw, **prompt_of_mask), limit_of(SIZE, **prompt_of_mask)
         if self.num_samples is not None:
-            drawn = self.model.sample_masks(fused, vit_map, self.num_samples, inputs)
-            probability, uncertainty = (to_protocol(each[0, 0]).numpy() for each in drawn)
-        return Prediction((logits > 0).numpy(), np.asarray(probability), float(iou_scores[0, 0, 0]), uncertainty)
+            mean, deviation = self.model.sample_masks(fused, vit_map, self.num_samples, inputs)
+            probability = to_protocol(mean[0, 0].logit(eps=1e-6)).sigmoid().numpy()
+            uncertainty = resize_maps(deviation[0, 0].float().cpu()[None], SIZE)[0, 0].numpy()
+        probability = follow_mask(probability, raw, mask, 0.5)
+        if limit is not None:
+            probability = np.where(limit, probability, np.float32(0))
+            uncertainty = None if uncertainty is None else np.where(limit, uncertainty, np.float32(0))
+        return Prediction(mask, probability, float(iou_scores[0, 0, 0]), uncertainty, raw, mask_logits)
 
 
 class SamSegmenter:
@@ -141,7 +150,7 @@ class SamSegmenter:
         processor: `SamProcessor`.
     """
 
-    reads = ("box", "point")
+    reads = ("box", "point", "clicks")
 
     def __init__(self, model: Any, processor: Any):
         self.model, self.processor = model.eval(), processor
@@ -164,8 +173,8 @@ class SamSegmenter:
         return colours, self.model.get_image_embeddings(inputs["pixel_values"])
 
     @torch.inference_mode()
-    def segment(self, encoded: Any, prompt: Prompt, target: str) -> Prediction:
-        """See `Segmenter`."""
+    def segment(self, encoded: Any, prompt: Prompt, target: str, previous: Prediction | None = None) -> Prediction:
+        """See `Segmenter`; of a single click the best of SAM's three masks counts, by the model's own score."""
         image, embeddings = encoded
         size = image.shape[:2]
         if prompt.box is not None:
@@ -177,13 +186,18 @@ class SamSegmenter:
         inputs = self.processor(images=image, return_tensors="pt", **given).to(self.model.device)
         sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
         inputs.pop("pixel_values")
-        output = self.model(image_embeddings=embeddings, multimask_output=prompt.box is None, **inputs)
+        if previous is not None:
+            inputs["input_masks"] = previous.logits
+        is_single_click = prompt.box is None and len(prompt.points) == 1
+        output = self.model(image_embeddings=embeddings, multimask_output=is_single_click, **inputs)
         best = int(output.iou_scores[0, 0].argmax())
+        small = output.pred_masks[:, :, best : best + 1]
         masks = self.processor.image_processor.post_process_masks(
-            output.pred_masks[:, :, best : best + 1].cpu(), *(each.cpu() for each in sizes), binarize=False
+            small.cpu(), *(each.cpu() for each in sizes), binarize=False
         )
-        logits = to_protocol(masks[0][0])
-        return Prediction((logits > 0).numpy(), logits.sigmoid().numpy(), float(output.iou_scores[0, 0, best]))
+        logits = resize_maps(masks[0][0].float()[None], SIZE)[0, 0]
+        score = float(output.iou_scores[0, 0, best])
+        return Prediction((logits > 0).numpy(), logits.sigmoid().numpy(), score, logits=small[:, 0])
 
 
 class UNetSegmenter:
@@ -325,9 +339,17 @@ def as_tensors(prompt: Prompt, device: torch.device) -> dict[str, torch.Tensor |
     return {"input_points": points.to(device)[None, None], "input_labels": labels.to(device)[None, None]}
 
 
-def to_protocol(maps: torch.Tensor) -> torch.Tensor:
-    """(1, h, w) on any device to (256, 256) float32 on the CPU, bilinearly."""
-    return resize_maps(maps.float().cpu()[None], SIZE)[0, 0]
+def as_prompt_of_mask(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as arguments of `clean_mask`, whose boxes are edges: the last column and row of a box lie inside."""
+    box = None if prompt.box is None else prompt.box + np.array([0, 0, 1, 1], dtype=prompt.box.dtype)
+    if prompt.points is None:
+        return {"box": box}
+    return {"box": box, "points": prompt.points.tolist(), "labels": prompt.labels.tolist()}
+
+
+def to_protocol(mask_logits: torch.Tensor) -> torch.Tensor:
+    """Logits (1, h, w) on any device to (256, 256) float32 on the CPU, as the pipeline resizes them."""
+    return resize_smoothly(mask_logits.float().cpu()[None], SIZE)[0, 0]
 
 
 def refuse_draws(kind: str, num_samples: int | None) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import rankdata, wilcoxon
 
 from .metrics import PERCENT, SCORES, SHAPES
+from .rows import CLICK_COLUMNS, NOC_COLUMNS
 
 # prompt -> the baseline that sees it and not the image
 BASELINES = {
@@ -23,6 +24,7 @@ BASELINES = {
     "text": "ellipse",
     "point": "disc",
     "random-point": "disc",
+    "clicks": "disc",
     "none": "mean mask",
 }
 COMPARED = ("dice", "hd_samus")
@@ -41,7 +43,8 @@ def summarize(rows: Sequence[dict], scores: Sequence[str] = SCORES) -> dict:
         {"mean", "ci95": [low, high]}, ..., "n", "n_missed", "n_failed"}`: each score in its own unit, the number of
         cases, and of how many any draw was missed or failed. The baseline's is over all cases. Where rows have the
         columns of `ccsam_hf.evaluation.metrics.SHAPES`, an entry has them too, as {"mean", "ci95", "max", "n"} over
-        the cases with a mask.
+        the cases with a mask; and for the prompt "clicks" dice_1 to dice_10, and noc85 and the like with
+        "n_not_reached".
 
     Raises:
         ValueError: there is no row, or rows differ in model, data or prompt.
@@ -249,6 +252,7 @@ def blind_rows(rows: Sequence[dict], scores: Sequence[str] = SCORES) -> list[dic
         {column: row[column] for column in (*CASE, "draw", "patient_id", "status")}
         | {"model": f"{BASELINES[row['prompt']]} (blind)"}
         | {score: row[f"baseline_{score}"] for score in scores}
+        | {shape: row.get(f"baseline_{shape}") for shape in SHAPES}
         for row in first.values()
     ]
     models = {row["model"] for row in rows}
@@ -272,6 +276,8 @@ def _entry(rows: Sequence[dict], scores: Sequence[str], prefix: str = "") -> dic
         known = [row for row in rows if row.get(prefix + shape) is not None]
         if known:
             entry[shape] = _shape_entry(known, prefix + shape)
+    if not prefix and rows[0].get(CLICK_COLUMNS[0]) is not None:
+        entry |= _click_entries(draws, groups)
     counts = {
         f"n_{status}": sum(any(row["status"] == status for row in of_case) for of_case in draws)
         for status in ("missed", "failed")
@@ -290,6 +296,17 @@ def _shape_entry(rows: Sequence[dict], column: str) -> dict:
         "max": float(max(row[column] for row in rows)),
         "n": len(draws),
     }
+
+
+def _click_entries(draws: Sequence[Sequence[dict]], groups: Sequence[Hashable]) -> dict:
+    """Dice by number of clicks, and the number of clicks to a level with the count of cases that do not reach it."""
+    entries: dict[str, dict] = {}
+    for column in (*CLICK_COLUMNS, *NOC_COLUMNS):
+        values = _means(draws, column)
+        entries[column] = {"mean": float(values.mean()), "ci95": list(bootstrap_ci95(values, groups))}
+    for column, reached in NOC_COLUMNS.items():
+        entries[column]["n_not_reached"] = sum(not of_case[0][reached] for of_case in draws)
+    return entries
 
 
 def _cases(rows: Sequence[dict]) -> list[tuple]:

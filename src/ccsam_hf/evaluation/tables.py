@@ -115,7 +115,7 @@ def headline_table(entries: Sequence[dict]) -> Table:
             line = lines[entry["data"], entry["prompt"]]
             line |= {"n": str(entry["n"]), name: with_interval(entry["dice"])}
     models = [model for model in dict.fromkeys(entry["model"] for entry in entries) if not model.endswith(BLIND)]
-    heads = headed("Data", "Prompt", "Cases", *models, "Blind baseline")
+    heads = make_columns("Data", "Prompt", "Cases", *models, "Blind baseline")
     rows = [
         [data, prompt_text(prompt), *(line.get(name, NOTHING) for name in ("n", *models, BLIND))]
         for (data, prompt), line in lines.items()
@@ -143,7 +143,7 @@ def overview_table(entries: Sequence[dict]) -> Table:
         for entry in by_block(entries)
         if entry["target"] == "all"
     ]
-    return Table("All scores, all targets together", headed(*heads, "Missed", "Failed"), rows)
+    return Table("All scores, all targets together", make_columns(*heads, "Missed", "Failed"), rows)
 
 
 def results_table(entries: Sequence[dict], data: str, prompt: str) -> Table:
@@ -172,7 +172,7 @@ def results_table(entries: Sequence[dict], data: str, prompt: str) -> Table:
         if entry["target"] == target
     ]
     heads = ["Target", "Model", "Cases", *(f"{SCORE_LABELS[score]} [95 %]" for score in SHOWN_SCORES)]
-    return Table(f"{data}, {prompt_text(prompt)}", headed(*heads, "Missed", "Failed"), rows)
+    return Table(f"{data}, {prompt_text(prompt)}", make_columns(*heads, "Missed", "Failed"), rows)
 
 
 def comparisons_table(comparisons: Sequence[dict], data: str, prompt: str) -> Table:
@@ -188,7 +188,7 @@ def comparisons_table(comparisons: Sequence[dict], data: str, prompt: str) -> Ta
             pairs.setdefault((each["model_a"], each["model_b"]), {})[each["score"]] = each
     scores = list(dict.fromkeys(score for tests in pairs.values() for score in tests))
     names = ("B - A [95 %]", "B better", "effect", "p (Holm)")
-    columns = [*headed("A", "B"), *((SCORE_LABELS[score], name) for score in scores for name in names)]
+    columns = [*make_columns("A", "B"), *((SCORE_LABELS[score], name) for score in scores for name in names)]
     rows = [[*pair, *(cell for score in scores for cell in test_cells(tests[score]))] for pair, tests in pairs.items()]
     counts = {(each["n"], each["n_groups"]) for tests in pairs.values() for each in tests.values()}
     notes = [
@@ -224,9 +224,9 @@ def misses_table(rows: Sequence[dict]) -> Table:
         if row["status"] != "ok":
             kind = (row["model"], row["data"], prompt_text(row["prompt"]), row["status"], row["reason"] or "")
             found.setdefault(kind, []).append(row["name"])
-    lines = [[*kind, str(len(names)), listed(dict.fromkeys(names))] for kind, names in found.items()]
+    lines = [[*kind, str(len(names)), list_names(dict.fromkeys(names))] for kind, names in found.items()]
     heads = ("Model", "Data", "Prompt", "Status", "Reason", "Rows", "Images")
-    return Table("Missed and failed", headed(*heads), lines)
+    return Table("Missed and failed", make_columns(*heads), lines)
 
 
 def reliability_table(rows: Sequence[dict]) -> Table:
@@ -237,16 +237,16 @@ def reliability_table(rows: Sequence[dict]) -> Table:
     """
     lines = []
     for (data, prompt, model), mine in by_model(rows).items():
-        line, known = [data, prompt_text(prompt), model], calibrated(mine)
+        line, known = [data, prompt_text(prompt), model], try_calibration(mine)
         for name in ("ece", "ece_inner", "mce"):
             line.append(NOTHING if not known or known[name] is None else f"{100 * known[name]:.1f}")
         for by in REFERRAL_SIGNS:
-            known = referred(mine, by)
+            known = try_referral(mine, by)
             for name, form, unit in (("spearman", "{:+z.2f}", 1), ("share_of_oracle", "{:z.0f} %", 100)):
                 line.append(NOTHING if not known or known[name] is None else form.format(unit * known[name]))
         lines.append(line)
     columns = [
-        *headed("Data", "Prompt", "Model"),
+        *make_columns("Data", "Prompt", "Model"),
         *(("Calibration error, %", name) for name in ("all pixels", "inner bins", "largest bin")),
         *((group, name) for group in ("Uncertainty", "Own IoU estimate") for name in ("rank correlation", "gain")),
     ]
@@ -276,7 +276,7 @@ def cost_table(costs: dict[str, dict], notes: Sequence[str] = ()) -> Table:
             _, unit, digits = COST_LABELS[name]
             cells.append(NOTHING if cost.get(name) is None else f"{cost[name] / unit:,.{digits}f}")
         rows.append(cells)
-    return Table("Cost", headed("Model", *(COST_LABELS[name][0] for name in shown)), rows, notes)
+    return Table("Cost", make_columns("Model", *(COST_LABELS[name][0] for name in shown)), rows, notes)
 
 
 def table1(results: dict[str, Sequence[dict]] | None = None, data: str = "simulated") -> Table:
@@ -296,7 +296,7 @@ def table1(results: dict[str, Sequence[dict]] | None = None, data: str = "simula
     if strange:
         raise ValueError(f"{strange[0]!r} is no row of Table 1: {', '.join(names)}")
     switches = {"resnet50": "ResNet50", "vaf": "VAF", "text": "Text prompt"}
-    columns = [*headed(*switches.values()), *paper_columns(published)]
+    columns = [*make_columns(*switches.values()), *paper_columns(published)]
     by_row = {name: [next(iter(of_seed.items())) for of_seed in seeds] for name, seeds in results.items()}
     of_seeds = [targets for seeds in by_row.values() for _, targets in seeds]
     targets = list(of_seeds[0]) if of_seeds else []
@@ -431,22 +431,22 @@ def by_block(entries: Sequence[dict]) -> list[dict]:
     return sorted(entries, key=lambda entry: order.index((entry["data"], entry["prompt"])))
 
 
-def calibrated(rows: Sequence[dict]) -> dict | None:
+def try_calibration(rows: Sequence[dict]) -> dict | None:
     """`calibration` of rows, None where none can be."""
     return calibration(rows) if any(row.get("calibration_count") is not None for row in rows) else None
 
 
-def error_known(rows: Sequence[dict]) -> dict | None:
+def try_error_by_uncertainty(rows: Sequence[dict]) -> dict | None:
     """`error_by_uncertainty` of rows, None where none can be."""
     return error_by_uncertainty(rows) if any(row.get("uncertainty_count") is not None for row in rows) else None
 
 
-def referred(rows: Sequence[dict], by: str) -> dict | None:
+def try_referral(rows: Sequence[dict], by: str) -> dict | None:
     """`referral` of rows, None where none can be."""
     return referral(rows, by) if any(row.get(by) is not None for row in rows) else None
 
 
-def headed(*names: str) -> list[tuple[str, str]]:
+def make_columns(*names: str) -> list[tuple[str, str]]:
     """Columns without a group."""
     return [("", name) for name in names]
 
@@ -466,7 +466,7 @@ def prompt_text(prompt: str) -> str:
     return {"none": "no prompt", "random-point": "random point", "jittered-box": "jittered box"}.get(prompt, prompt)
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
+def list_names(names: Iterable[str], most: int = 3) -> str:
     """The first names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..checks import import_extra
-from ..evaluation.metrics import dice, hausdorff_samus
+from ..evaluation.metrics import dice, hausdorff_manhattan
 from ..files import recover_folder, write_text
 from ..grounding import TextGrounder
 from ..hub.push import push_checkpoint
@@ -35,6 +35,7 @@ from ..modeling_ccsam import CCSamModel
 from ..processing_ccsam import CCSamProcessor
 from .average import TrainableAverage
 from .files import keep_lines, log, write_folder
+from .identity import check_data, identify_samples
 from .inputs import EpochOrder, build_samples
 from .learning import build_model, build_optimizer, build_schedule, choose_what_learns, finished
 from .prompting import InteractiveLoss, PromptedLoss
@@ -138,7 +139,7 @@ def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Le
     average = TrainableAverage(network, run.ema_decay)
     progress = Progress()
     accelerator.register_for_checkpointing(schedule, average, progress)
-    start_or_resume(run, output_dir, accelerator, progress)
+    start_or_resume(run, output_dir, accelerator, progress, identify_samples(training_samples, validation_samples))
 
     save = partial(save_checkpoint, run, accelerator, learner, network, average, output_dir)
     eval_every = run.eval_every or steps_of_epoch
@@ -239,11 +240,13 @@ def build_loaders(
     return train_loader, DataLoader(validation, size, **options)
 
 
-def start_or_resume(run: RunConfig, output_dir: Path, accelerator: Accelerator, progress: Progress) -> None:
-    """Write the configuration of a new run, or load the latest state of the same run.
+def start_or_resume(
+    run: RunConfig, output_dir: Path, accelerator: Accelerator, progress: Progress, data: dict[str, Any]
+) -> None:
+    """Write configuration and data of a new run, or load the latest state of the same run on the same data.
 
     Raises:
-        FileExistsError: the directory holds a run of another configuration.
+        FileExistsError: the directory holds a run of another configuration, or on other images, masks or splits.
     """
     path = output_dir / "run.yaml"
     if path.is_file():
@@ -253,6 +256,7 @@ def start_or_resume(run: RunConfig, output_dir: Path, accelerator: Accelerator, 
             raise FileExistsError(f"{output_dir} holds another run ({told}); choose another output_dir, or remove it")
     elif accelerator.is_main_process:
         write_text(path, yaml.safe_dump(asdict(run)))
+    check_data(output_dir, data, accelerator.is_main_process)
     if accelerator.is_main_process:
         for name in CHECKPOINTS:
             recover_folder(output_dir / name)  # of a run that was killed between two renamings
@@ -277,7 +281,7 @@ def seed_everything(*key: int) -> None:
 def validate(network, average: TrainableAverage, loader: DataLoader, accelerator: Accelerator) -> dict[str, float]:
     """Mean Dice (percent) and Hausdorff distance (`hd_samus`, pixels of 256x256) of the averaged weights, by prompt.
 
-    An empty prediction has a Dice of 0 and the largest distance of `hausdorff_samus`.
+    An empty prediction has a Dice of 0 and the largest distance of `hausdorff_manhattan`.
     """
     network.eval()
     scores: dict[str, list[torch.Tensor]] = {}
@@ -289,7 +293,7 @@ def validate(network, average: TrainableAverage, loader: DataLoader, accelerator
             for kind, mask_logits in masks.items():
                 predicted = (mask_logits > 0).cpu().numpy()
                 pairs = [
-                    [100 * dice(one, truth), hausdorff_samus(one, truth)]
+                    [100 * dice(one, truth), hausdorff_manhattan(one, truth)]
                     for one, truth in zip(predicted, truths, strict=True)
                 ]
                 own = torch.tensor(pairs, dtype=torch.float32, device=accelerator.device)
