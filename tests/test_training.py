@@ -305,14 +305,15 @@ def test_a_folder_with_a_run_of_another_configuration_is_refused(finished):
 
 def test_a_run_on_other_images_does_not_go_on(finished, folder, tmp_path):
     """It would draw its splits anew and validate on what it was trained on."""
-    shutil.copytree(folder, tmp_path / "data")
+    moved_data = tmp_path / folder.name
+    shutil.copytree(folder, moved_data)
     shutil.copytree(finished.output_dir, tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "run.yaml").read_text())
-    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(config | {"data": str(tmp_path / "data")}))
-    moved = replace(finished, data=str(tmp_path / "data"), output_dir=str(tmp_path / "run"))
+    (tmp_path / "run" / "run.yaml").write_text(yaml.safe_dump(config | {"data": str(moved_data)}))
+    moved = replace(finished, data=str(moved_data), output_dir=str(tmp_path / "run"))
     train(moved)  # the same files elsewhere are the same data
     for kind in ("images", "masks"):
-        (first, *_) = sorted((tmp_path / "data" / kind).iterdir())
+        (first, *_) = sorted((moved_data / kind).iterdir())
         shutil.copy(first, first.with_stem("added"))
     with pytest.raises(FileExistsError, match="run holds a run on other images, masks or splits .training/"):
         train(moved)

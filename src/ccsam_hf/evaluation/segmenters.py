@@ -127,14 +127,14 @@ class CCSamSegmenter:
         if previous is not None:
             inputs["input_masks"] = previous.logits[:, :, 0].to(self.model.device)
         mask_logits, iou_scores = self.model.decode(fused.feature_map, **inputs)
-        logits, uncertainty = to_protocol(mask_logits[0, 0]), None
+        logits, uncertainty = logits_to_protocol(mask_logits[0, 0]), None
         raw, probability = (logits > 0).numpy(), logits.sigmoid().numpy()
         prompt_of_mask = as_prompt_of_mask(prompt)
         mask, limit = clean_mask(raw, **prompt_of_mask), limit_of(SIZE, **prompt_of_mask)
         if self.num_samples is not None:
             mean, deviation = self.model.sample_masks(fused, vit_map, self.num_samples, inputs)
-            probability = to_protocol(mean[0, 0].logit(eps=1e-6)).sigmoid().numpy()
-            uncertainty = resize_maps(deviation[0, 0].float().cpu()[None], SIZE)[0, 0].numpy()
+            probability = logits_to_protocol(mean[0, 0].logit(eps=1e-6)).sigmoid().numpy()
+            uncertainty = to_protocol(deviation[0, 0]).numpy()
         probability = follow_mask(probability, raw, mask, 0.5)
         if limit is not None:
             probability = np.where(limit, probability, np.float32(0))
@@ -195,7 +195,7 @@ class SamSegmenter:
         masks = self.processor.image_processor.post_process_masks(
             small.cpu(), *(each.cpu() for each in sizes), binarize=False
         )
-        logits = resize_maps(masks[0][0].float()[None], SIZE)[0, 0]
+        logits = to_protocol(masks[0][0])
         score = float(output.iou_scores[0, 0, best])
         return Prediction((logits > 0).numpy(), logits.sigmoid().numpy(), score, logits=small[:, 0])
 
@@ -347,8 +347,13 @@ def as_prompt_of_mask(prompt: Prompt) -> dict[str, Any]:
     return {"box": box, "points": prompt.points.tolist(), "labels": prompt.labels.tolist()}
 
 
-def to_protocol(mask_logits: torch.Tensor) -> torch.Tensor:
-    """Logits (1, h, w) on any device to (256, 256) float32 on the CPU, as the pipeline resizes them."""
+def to_protocol(maps: torch.Tensor) -> torch.Tensor:
+    """(1, h, w) on any device to (256, 256) float32 on the CPU, bilinearly."""
+    return resize_maps(maps.float().cpu()[None], SIZE)[0, 0]
+
+
+def logits_to_protocol(mask_logits: torch.Tensor) -> torch.Tensor:
+    """Logits (1, h, w) on any device to (256, 256) float32 on the CPU, smoothly, as the pipeline resizes them."""
     return resize_smoothly(mask_logits.float().cpu()[None], SIZE)[0, 0]
 
 
