@@ -27,7 +27,10 @@ LAYOUTS = (
     "camus",
     "camus-sequence",
     "hmc-qu",
+    "hc18",
     "cca",
+    "nerve",
+    "mmotu",
     "built",
 )
 SPLITS = ("train", "validation", "test")
