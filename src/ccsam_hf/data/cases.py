@@ -170,16 +170,49 @@ class MaskFiles:
 
     def read(self) -> np.ndarray:
         """(H0, W0) bool."""
-        return np.any([mask_of(decode(path), self.value) for path in self.paths], axis=0)
+        return np.any([self.mask_in(decode(path), path) for path in self.paths], axis=0)
+
+    def mask_in(self, picture: Image.Image, path: Path) -> np.ndarray:
+        """(H, W) bool: the object in one decoded file; its path is named in errors."""
+        return mask_of(picture, self.value)
 
 
 def mask_of(image: Image.Image, value: int | None) -> np.ndarray:
-    """(H, W) bool: pixels of a grey value, or of any but zero; an alpha channel marks no object."""
+    """(H, W) bool: pixels of a grey value or index of a palette, or all that are drawn, see `drawn_values`."""
     if value is not None:
         return np.asarray(image.convert("L") if image.mode != "P" else image) == value
+    return drawn_values(image) != 0
+
+
+def drawn_values(image: Image.Image) -> np.ndarray:
+    """What is drawn in a mask, (H, W) int32: grey values, indices of a palette, or colours as one number each.
+
+    Zero is the ground: what is black, or transparent where a part of the picture is. In a picture of which nothing but
+    black can be seen beside the transparent part, black is drawn. Of a palette the first colour is the ground, unless
+    another one of those in use is black.
+    """
     if image.mode in ("1", "L"):
-        return np.asarray(image) != 0
-    return np.asarray(image.convert("RGB")).any(axis=2)
+        return np.asarray(image).astype(np.int32)
+    if image.mode == "P" and "transparency" not in image.info:
+        indices = np.asarray(image).astype(np.int32)
+        colours = numbers_of(image)
+        black = np.unique(indices[colours == 0])
+        return indices if len(black) == 0 or 0 in black else colours
+    colours = numbers_of(image)
+    if not image.has_transparency_data:
+        return colours
+    seen = np.asarray(image.convert("RGBA"))[..., 3] >= 128
+    if not seen.all() and not colours[seen].any():
+        return seen.astype(np.int32)
+    return np.where(seen, colours, 0)
+
+
+def numbers_of(image: Image.Image) -> np.ndarray:
+    """(H, W) int32: the grey values of a picture without colour, else each colour as 65536 R + 256 G + B."""
+    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int32), 2, 0)
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        return red
+    return (red << 16) + (green << 8) + blue
 
 
 def header_size(path: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ...image_files import read_image as read_image_file
 from ...image_files import to_grey
-from ..cases import Case, ImageFile, MaskFiles, decode, mask_of
+from ..cases import Case, ImageFile, MaskFiles, decode
 from ..readers.label_maps import ObjectMask, check_one_object
 from .burnt_in import colored_pixels, stroke_pixels
 from .findings import UNREADABLE, Finding, ImageKey
@@ -126,7 +126,7 @@ def read_mask(case: Case, files: dict[Path, Image.Image]) -> np.ndarray:
     sizes = sorted({(files[path].height, files[path].width) for path in source.paths})
     if len(sizes) > 1:
         raise ValueError(f"the masks of {case.target!r} have the sizes {sizes} (height, width); expected one size")
-    return np.any([mask_of(files[path], source.value) for path in source.paths], axis=0)
+    return np.any([source.mask_in(files[path], path) for path in source.paths], axis=0)
 
 
 def check_area(look: Look, case: Case, mask: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Layout "dicom": one's own DICOM images and loops with masks.
 
     images/<name>.dcm                one frame or a loop
-    masks/<name>.png                 of an image of one frame: every value but zero is the object
+    masks/<name>.png                 of an image of one frame: one object, as in layout "folder"
     masks/<name>_<frame>.png         of a loop, for each frame that was outlined: <name>_000.png is the first
     masks/<name>.dcm                 instead, for an image of one frame: DICOM SEG, a case for each of its segments
     cases.csv                        optional, see layout "folder": its names are those of the DICOM files
@@ -29,6 +29,7 @@ from ...image_files import read_image, to_grey
 from ...pixel_spacing import PixelSpacing, simplified, spacing_of_dicom
 from ..cases import DEFAULT_TARGET, Case, MaskFiles, check_pairs, image_files
 from .folder import read_table
+from .label_maps import ObjectMask
 
 EXTENSIONS = (".dcm", ".dicom")
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"  # Segmentation Storage, DICOM PS3.4 B.5
@@ -184,9 +185,9 @@ def list_masks(directory: Path, num_frames: dict[str, int]) -> dict[str, list[Fr
         if path.suffix.lower() != ".png":
             unknown.append(path.name)
         elif num_frames.get(path.stem) == 1:
-            masks[path.stem].append(FrameMask(0, MaskFiles((path,)), {}))
+            masks[path.stem].append(FrameMask(0, ObjectMask((path,)), {}))
         elif match and int(match["frame"]) < num_frames.get(match["loop"], 0) > 1:
-            masks[match["loop"]].append(FrameMask(int(match["frame"]), MaskFiles((path,)), {}))
+            masks[match["loop"]].append(FrameMask(int(match["frame"]), ObjectMask((path,)), {}))
         else:
             unknown.append(path.name)
     for name, path in dicom_files(directory / "masks").items():

@@ -1,7 +1,7 @@
 """Layout "folder": one's own images and masks.
 
     images/<name>.<png|jpg|jpeg|bmp|tif|tiff>
-    masks/<name>.png         of one object: any value but zero; or of several, with labels.csv
+    masks/<name>.png         of one object; or of several, with labels.csv
     labels.csv               optional: value, target; see `label_maps`
     cases.csv                optional: name, target, and if wanted split, patient_id, mm_per_row, mm_per_column
 

@@ -2,9 +2,9 @@
 
     labels.csv      value, target; for instance 1,left ventricle. Values that it does not name belong to no object
 
-Without the table a mask is that of one object, and any value but zero is the object: 0 and 1, 0 and 255, or grey at a
-smoothed edge. A mask with a second value over an area is a label map; read as one object, its structures would melt
-into each other, so it is refused.
+Without the table a mask is that of one object: 0 and 1, 0 and 255, or a colour on a transparent ground; at a smoothed
+edge the object begins at half of its brightness. A mask with a second value over an area is a label map; read as one
+object, its structures would melt into each other, so it is refused.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from ..cases import MaskFiles, decode
+from ..cases import MaskFiles, decode, drawn_values
 
 COLUMNS = ("value", "target")
 MAX_LABELS = 32  # values of a label map; compression and smoothing leave more
@@ -30,11 +30,16 @@ NUM_PROBED = 8  # masks that are decoded when a folder is listed
 class ObjectMask(MaskFiles):
     """The mask of one object in files of PIL's; a label map is refused when it is read."""
 
-    def read(self) -> np.ndarray:
-        """(H0, W0) bool; ValueError where a file holds several labels."""
-        for path in self.paths:
-            check_one_object(decode(path), path)
-        return super().read()
+    def mask_in(self, picture: Image.Image, path: Path) -> np.ndarray:
+        """(H, W) bool; ValueError where the file holds several labels.
+
+        At a smoothed edge the object begins at half of its brightness, as in masks that were released as JPEGs.
+        """
+        check_one_object(picture, path)
+        values = drawn_values(picture)
+        brightness = np.max([values >> 16, (values >> 8) & 255, values & 255], axis=0)
+        highest = int(brightness.max())
+        return 2 * brightness >= highest if highest > MAX_LABELS else values != 0
 
 
 def read_labels(path: Path) -> dict[int, str] | None:
@@ -70,29 +75,21 @@ def check_one_object(picture: Image.Image, path: Path) -> None:
         picture: what the file holds.
         path: named in the error.
     """
-    values = values_of(picture)
+    values = drawn_values(picture)
     kinds, counts = np.unique(values, return_counts=True)
-    if not 2 < len(kinds) <= MAX_LABELS:
-        return
     counts = counts[kinds != 0]
     kinds = kinds[kinds != 0]
+    if not 1 < len(kinds) < MAX_LABELS:
+        return
     flat = minimum_filter(values, 3) == maximum_filter(values, 3)
     least = max(MIN_AREA, MIN_SHARE * counts.sum())
     labels = [int(kind) for kind in kinds if (flat & (values == kind)).sum() >= least]
     if len(labels) > 1:
-        shown = ", ".join(f"#{label:06x}" if picture.mode not in ("1", "L", "P") else str(label) for label in labels)
+        shown = ", ".join(f"#{label:06x}" if label > 255 else str(label) for label in labels)
         raise ValueError(
             f"{path} holds the values {shown}; expected one object, in one value: write beside the folder of masks a "
             "labels.csv (value,target) that names each structure, or save a mask for each of them"
         )
-
-
-def values_of(picture: Image.Image) -> np.ndarray:
-    """(H, W) int32: grey values, indices of a palette, or colours as one number each; an alpha channel is left out."""
-    if picture.mode in ("1", "L", "P"):
-        return np.asarray(picture).astype(np.int32)
-    red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")).astype(np.int32), 2, 0)
-    return (red << 16) + (green << 8) + blue
 
 
 def probe_masks(paths: Sequence[Path]) -> None:
