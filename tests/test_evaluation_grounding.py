@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +20,12 @@ from ccsam_hf.evaluation.grounding import (
     average_precision,
     best_threshold,
     evaluate_grounder,
+    largest_difference,
+    mean_boxes,
     scene_rows,
+    scenes_of,
     summarize_grounding,
+    summarize_pairs,
 )
 from ccsam_hf.evaluation.harness import evaluate_cases, evaluate_directory
 from ccsam_hf.evaluation.metrics import miss_scores
@@ -29,34 +35,40 @@ from ccsam_hf.grounding import GrounderSettings, GroundingResult, TextGrounder
 
 
 class GrounderThatAnswers:
-    """Answers each text with a box and a score of its own, found from 0.3 on; keeps what it was asked."""
+    """Answers each text with a box and a score of its own, found from 0.3 on; keeps what it was asked.
+
+    With `shared` a score falls by so much for every other text of a call.
+    """
 
     settings = GrounderSettings(text_encoder="a medical BERT", tuned_on="some cases")
     model = torch.nn.Linear(1, 1)
 
-    def __init__(self, answers: dict[str, tuple[list[float], float]]):
-        self.answers = answers
+    def __init__(self, answers: dict[str, tuple[list[float], float]], shared: float = 0.0):
+        self.answers, self.shared = answers, shared
         self.asked = []
 
     def __call__(self, image, text, form=None):
-        self.asked.append((image, text, form))
+        texts = [text] if isinstance(text, str) else text
+        self.asked += [(image, each, form) for each in texts]
+        return [self.answer(each, len(texts)) for each in texts]
+
+    def answer(self, text: str, count: int) -> GroundingResult:
         coordinates, score = self.answers[text]
+        score -= self.shared * (count - 1)
         box = torch.tensor(coordinates, dtype=torch.float32)
         found = score >= 0.3
-        return [
-            GroundingResult(
-                text=text,
-                phrase=text,
-                description=text,
-                boxes=box[None] if found else torch.zeros(0, 4),
-                scores=torch.tensor([score]) if found else torch.zeros(0),
-                best_box=box,
-                best_score=score,
-                reason=None if found else "its score is low",
-                text_encoder=self.settings.text_encoder,
-                tuned_on=self.settings.tuned_on,
-            )
-        ]
+        return GroundingResult(
+            text=text,
+            phrase=text,
+            description=text,
+            boxes=box[None] if found else torch.zeros(0, 4),
+            scores=torch.tensor([score]) if found else torch.zeros(0),
+            best_box=box,
+            best_score=score,
+            reason=None if found else "its score is low",
+            text_encoder=self.settings.text_encoder,
+            tuned_on=self.settings.tuned_on,
+        )
 
 
 VENTRICLE, ATRIUM, MYOCARDIUM = [20, 10, 60, 50], [100, 90, 140, 130], [20, 10, 60, 70]  # IoU 2/3 of first and last
@@ -121,6 +133,7 @@ def test_a_row_tells_what_was_asked_and_what_came():
     grounder = GrounderThatAnswers({"left ventricle": ([20, 10, 60, 30], 0.25), "breast lesion": (LESION, 0.75)})
     present, absent = scene_rows(grounder, scene("b", ("breast lesion",), left_ventricle=VENTRICLE))
     assert present == {
+        "data": "",
         "scene": "b",
         "target": "left ventricle",
         "present": True,
@@ -133,6 +146,7 @@ def test_a_row_tells_what_was_asked_and_what_came():
         "chance": 1.0,
     }
     assert absent == {
+        "data": "",
         "scene": "b",
         "target": "breast lesion",
         "present": False,
@@ -212,6 +226,68 @@ def test_the_summary_of_two_halves_together_is_that_of_the_whole():
         assert whole["all"][name] == pytest.approx(expected), name
     by_target = [whole[target] for target in ("left ventricle", "left atrium", "breast lesion")]
     assert [entry["n"] for entry in by_target] == [2, 1, 0]
+
+
+# --- data sets -------------------------------------------------------------------------------------------------------
+
+
+def case(target: str, name: str, box: list[int] | None, dataset: str = "hearts") -> Case:
+    mask = np.zeros((160, 200), dtype=bool)
+    if box:
+        mask[box[1] : box[3], box[0] : box[2]] = True
+    image = SimpleNamespace(read=lambda: np.zeros((160, 200), np.uint8))
+    return Case(name, target, image, SimpleNamespace(read=lambda: mask), dataset)
+
+
+def test_scenes_of_cases_have_all_objects_of_an_image_and_what_is_not_in_it():
+    cases = [
+        case("left ventricle", "a", VENTRICLE),
+        case("left atrium", "a", None),
+        case("breast lesion", "a", LESION, "breasts"),
+    ]
+    asked = ["left ventricle", "left atrium", "myocardium", "breast lesion", "something else"]
+    heart_scene, breast = scenes_of(cases, asked)
+    assert (heart_scene.data, heart_scene.name, list(heart_scene.boxes)) == ("hearts", "a", ["left ventricle"])
+    assert heart_scene.absent == ("breast lesion", "left atrium")  # nothing is known of the myocardium
+    assert heart_scene.masks.keys() == {"left ventricle", "left atrium"} and not heart_scene.masks["left atrium"].any()
+    assert breast.absent == ("left ventricle", "left atrium", "myocardium")
+    np.testing.assert_allclose(heart_scene.boxes["left ventricle"], VENTRICLE, atol=1)
+
+
+def test_recall_and_false_alarms_of_each_target_in_each_set_with_their_intervals():
+    right = GrounderThatAnswers({"breast lesion": (LESION, 0.9), "left ventricle": (VENTRICLE, 0.4)})
+    quiet = GrounderThatAnswers({"breast lesion": (LESION, 0.2), "left ventricle": (VENTRICLE, 0.1)})
+    breast = replace(scene("x", ("left ventricle",), breast_lesion=LESION), data="breasts")
+    chest = replace(scene("y", ("breast lesion",), left_ventricle=VENTRICLE), data="hearts")
+    rows = [row for each in (breast, chest) for grounder in (right, quiet) for row in scene_rows(grounder, each)]
+    pairs = {(pair["data"], pair["target"]): pair for pair in summarize_pairs(rows)}
+    assert len(pairs) == 4
+    lesion, alarm = pairs["breasts", "breast lesion"], pairs["breasts", "left ventricle"]
+    assert (lesion["n"], lesion["recall"], lesion["recall_found"], lesion["n_absent"]) == (2, 1, 0.5, 0)
+    assert (alarm["n"], alarm["n_absent"], alarm["false_alarms"], alarm["recall"]) == (0, 2, 0.5, None)
+    assert alarm["recall_ci95"] is None and lesion["false_alarms_ci95"] is None
+    # Wilson: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), p = 1/2, n = 2
+    z = 1.959964
+    half = z * math.sqrt(1 / 8 + z**2 / 16) / (1 + z**2 / 2)
+    assert alarm["false_alarms_ci95"] == pytest.approx([0.5 - half, 0.5 + half], abs=1e-6)
+    json.dumps(list(pairs.values()))
+
+
+def test_the_blind_guess_is_the_mean_box_of_other_scenes():
+    blind = mean_boxes([scene(breast_lesion=[0, 0, 100, 80]), scene(breast_lesion=[100, 80, 200, 160])])
+    np.testing.assert_allclose(blind["breast lesion"], [0.25, 0.25, 0.75, 0.75])
+    grounder = GrounderThatAnswers({"breast lesion": (LESION, 0.9), "left ventricle": (VENTRICLE, 0.9)})
+    (row,) = scene_rows(grounder, scene(breast_lesion=[50, 40, 150, 80]), blind=blind)
+    assert row["blind_iou"] == pytest.approx(0.5)
+    (other,) = scene_rows(grounder, scene(left_ventricle=VENTRICLE), blind=blind)
+    assert "blind_iou" not in other
+    assert summarize_pairs([row])[0]["blind_recall"] == 1 and summarize_pairs([other])[0]["blind_recall"] is None
+
+
+def test_a_score_that_depends_on_other_texts_is_told():
+    answers = {"left ventricle": (VENTRICLE, 0.9), "left atrium": (ATRIUM, 0.6)}
+    assert largest_difference(GrounderThatAnswers(answers), heart()) == 0
+    assert largest_difference(GrounderThatAnswers(answers, shared=0.25), heart()) == pytest.approx(0.25)
 
 
 # --- average precision -----------------------------------------------------------------------------------------------

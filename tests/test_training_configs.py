@@ -10,10 +10,11 @@ from ccsam_hf import CCSamConfig
 from ccsam_hf.data.prompts import PromptSampler
 from ccsam_hf.data.simulator import TARGETS
 from ccsam_hf.data.splits import SEEN
+from ccsam_hf.training.grounding_run import PARTS, GrounderRun
 from ccsam_hf.training.run_config import SIMULATOR, RunConfig, differences, read_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "training" / "configs"
-OF_ANOTHER_SCRIPT = ("tiny_grounder.yaml",)
+OF_ANOTHER_SCRIPT = ("tiny_grounder.yaml", "small_grounder.yaml")
 FILES = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if path.name not in OF_ANOTHER_SCRIPT
 )
@@ -46,6 +47,14 @@ def model_config(run: RunConfig) -> CCSamConfig:
 
 def differing_fields(name: str, other: str) -> set[str]:
     return set(differences(read(name), asdict(read(other)), ignored=("config",)))
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_SCRIPT)
+def test_every_file_for_a_grounder_is_a_run_that_says_what_learns(name):
+    run = read_config(GrounderRun, ["--config", str(CONFIGS / name)])
+    assert set(run.parts) <= set(PARTS) and run.max_steps > 0
+    assert (run.grounder is None) == bool(run.architecture)
+    assert all(about["weight"] > 0 for about in run.sources.values())
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -4,14 +4,19 @@ Boxes are compared at the image's own size, as IoU of continuous rectangles. A t
 as missed; the best box counts for the measures that do not depend on a threshold.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torchvision.ops import box_iou
 
+from ..data.cases import Case
+from ..data.prompts import tight_box
+from ..descriptions import find_target
 from ..grounding import TextGrounder
 
 IOU_THRESHOLD = 0.5
@@ -26,29 +31,77 @@ class Scene:
         image: (H, W) uint8.
         boxes: target -> (4,) xyxy pixels of the image.
         absent: targets that are not in the image, to be asked for all the same.
+        masks: target -> (H, W) bool, where they are known; of absent targets that were looked for an empty one.
+        data: name of the data set.
     """
 
     name: str
     image: np.ndarray
     boxes: dict[str, Any]
     absent: tuple[str, ...] = ()
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+    data: str = ""
 
 
-def scene_rows(grounder: TextGrounder, scene: Scene, form: str | None = None) -> list[dict[str, Any]]:
+def scenes_of(cases: Sequence[Case], targets: Sequence[str]) -> Iterator[Scene]:
+    """The images of cases as scenes, each once with all of its objects, read when they are asked for.
+
+    Args:
+        cases: of any number of data sets.
+        targets: what may be asked for. Those in another organ than all that was outlined in an image are absent there,
+            and so is what has an empty mask; of further targets nothing is known.
+    """
+    images: dict[tuple[str, str], list[Case]] = defaultdict(list)
+    for case in cases:
+        images[case.dataset, case.name].append(case)
+    for (data, name), own in images.items():
+        masks = {case.target: case.mask for case in own if case.target in targets}
+        boxes = {target: tight_box(mask) for target, mask in masks.items() if mask.any()}
+        absent = [target for target in targets if all(are_of_two_organs(target, case.target) for case in own)]
+        absent += [target for target in masks if target not in boxes]
+        yield Scene(name, own[0].image, boxes, tuple(absent), masks, data)
+
+
+def are_of_two_organs(first: str, second: str) -> bool:
+    """Whether two targets lie in different organs for all that the registry knows."""
+    found = find_target(first), find_target(second)
+    return None not in found and found[0].organ != found[1].organ
+
+
+def mean_boxes(scenes: Iterable[Scene]) -> dict[str, np.ndarray]:
+    """For each target the mean box, (4,) xyxy in [0, 1] of the image: the guess of one who does not see the image."""
+    boxes: dict[str, list[np.ndarray]] = defaultdict(list)
+    for scene in scenes:
+        height, width = scene.image.shape
+        for target, box in scene.boxes.items():
+            boxes[target].append(np.asarray(box) / [width, height, width, height])
+    return {target: np.mean(each, axis=0) for target, each in boxes.items()}
+
+
+def scene_rows(
+    grounder: TextGrounder, scene: Scene, form: str | None = None, blind: dict[str, np.ndarray] | None = None
+) -> list[dict[str, Any]]:
     """Ask for every target of a scene, present or absent, each in a text of its own.
 
+    Args:
+        grounder: is asked in one call.
+        scene: with one target at least.
+        form: see `TextGrounder.__call__`.
+        blind: of `mean_boxes`, from other scenes.
+
     Returns:
-        One row a target: scene, target, present; score of the best box; found, whether it reached the threshold; box;
-        and for present targets truth, their own box; iou of the best box; swap_iou, its largest overlap with another
-        structure of the scene, where there is one; chance, the recall of a structure chosen at random.
+        One row a target: data, scene, target, present; score of the best box; found, whether it reached the threshold;
+        box; and for present targets truth, their own box; iou of the best box; swap_iou, its largest overlap with
+        another structure of the scene, where there is one; chance, the recall of a structure chosen at random; and
+        blind_iou, the overlap of the blind box, where there is one.
     """
     targets = [*scene.boxes, *scene.absent]
     truth = torch.tensor(np.array(list(scene.boxes.values())), dtype=torch.float32).reshape(-1, 4)
     among = box_iou(truth, truth)  # overlap of the structures themselves: choosing one at random may hit another
     rows = []
-    for index, target in enumerate(targets):
-        (result,) = grounder(scene.image, target, form=form)
+    for index, (target, result) in enumerate(zip(targets, grounder(scene.image, targets, form=form), strict=True)):
         row = {
+            "data": scene.data,
             "scene": scene.name,
             "target": target,
             "present": index < len(truth),
@@ -65,6 +118,10 @@ def scene_rows(grounder: TextGrounder, scene: Scene, form: str | None = None) ->
                 "swap_iou": float(others.max()) if len(others) else None,
                 "chance": float((among[index] >= IOU_THRESHOLD).float().mean()),
             }
+            if blind is not None and target in blind:
+                height, width = scene.image.shape
+                guess = torch.tensor(blind[target] * [width, height, width, height], dtype=torch.float32)
+                row["blind_iou"] = float(box_iou(guess[None], truth[index : index + 1]))
         rows.append(row)
     return rows
 
@@ -116,6 +173,55 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
+def summarize_pairs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Recall and false alarms of each target in each data set.
+
+    Args:
+        rows: those of `scene_rows`.
+
+    Returns:
+        For each pair "data" and "target"; "n", of images that show the target, "recall", the share of best boxes with
+        an IoU of at least 0.5, "recall_found", the same with boxes below the threshold counted as missed,
+        "blind_recall", that of the blind box; "n_absent", of images without it, and "false_alarms", the share of them
+        in which a box was found. "recall_ci95", "recall_found_ci95" and "false_alarms_ci95" are Wilson's intervals,
+        which take images as independent. What has no case is None.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["data"], row["target"]].append(row)
+    return [{"data": data, "target": target, **_pair_entry(group)} for (data, target), group in sorted(groups.items())]
+
+
+def _pair_entry(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    present = [row for row in rows if row["present"]]
+    counted = {
+        "recall": [row["iou"] >= IOU_THRESHOLD for row in present],
+        "recall_found": [row["iou"] >= IOU_THRESHOLD and row["found"] for row in present],
+        "false_alarms": [row["found"] for row in rows if not row["present"]],
+    }
+    entry: dict[str, Any] = {"n": len(present), "n_absent": len(rows) - len(present)}
+    for name, hits in counted.items():
+        entry |= {name: _mean(hits), f"{name}_ci95": wilson_ci95(sum(hits), len(hits))}
+    blind = [row["blind_iou"] >= IOU_THRESHOLD for row in present if "blind_iou" in row]
+    return entry | {"mean_iou": _mean([row["iou"] for row in present]), "blind_recall": _mean(blind)}
+
+
+def wilson_ci95(hits: int, count: int) -> list[float] | None:
+    """Wilson's 95 % interval of a share; None of no case."""
+    if count == 0:
+        return None
+    interval = binomtest(int(hits), count).proportion_ci(0.95, method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def largest_difference(grounder: TextGrounder, scene: Scene, form: str | None = None) -> float:
+    """How much the best score of a text differs at most between a call of its own and one with all of a scene's."""
+    targets = [*scene.boxes, *scene.absent]
+    together = [result.best_score for result in grounder(scene.image, targets, form=form)]
+    alone = [grounder(scene.image, target, form=form)[0].best_score for target in targets]
+    return max(abs(one - other) for one, other in zip(together, alone, strict=True))
+
+
 def best_threshold(rows: Sequence[dict[str, Any]]) -> float | None:
     """The score that best tells right boxes from boxes of absent targets.
 
@@ -164,4 +270,15 @@ def average_precision(rows: Sequence[dict[str, Any]]) -> float | None:
     return float(metric.compute()["map"])
 
 
-__all__ = ["Scene", "average_precision", "best_threshold", "evaluate_grounder", "scene_rows", "summarize_grounding"]
+__all__ = [
+    "Scene",
+    "average_precision",
+    "best_threshold",
+    "evaluate_grounder",
+    "largest_difference",
+    "mean_boxes",
+    "scene_rows",
+    "scenes_of",
+    "summarize_grounding",
+    "summarize_pairs",
+]

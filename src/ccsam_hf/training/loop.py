@@ -266,7 +266,7 @@ def start_or_resume(
         accelerator.load_state(str(state))
         accelerator.print(f"resumed at step {progress.step} from {state}")
     if accelerator.is_main_process:
-        keep_lines(output_dir / "log.jsonl", lambda entry: entry["step"] <= progress.step)
+        keep_lines(output_dir / "log.jsonl", lambda entry: entry.get("step", 0) <= progress.step)
 
 
 def seed_everything(*key: int) -> None:
