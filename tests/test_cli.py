@@ -364,16 +364,23 @@ def test_evaluate_hands_its_options_to_the_harness(monkeypatch, capsys, tmp_path
 
     def evaluate_directory(*arguments):
         calls.append(arguments)
-        return {"nodule": {"dice": {"mean": 88.123}, "n": 7}, "prompt": "box"}
+        entry = {"dice": {"mean": 88.123, "ci95": [80.0, 95.5]}, "n": 7, "n_missed": 0}
+        clicks = {"dice_1": {"mean": 70.0}, "noc85": {"mean": 3.5, "n_not_reached": 2}, "n_missed": 1}
+        return {"nodule": entry, "cyst": entry | clicks, "prompt": "box", "baseline": {"ellipse": entry}}
 
     monkeypatch.setattr("ccsam_hf.cli.evaluate.evaluate_directory", evaluate_directory)
     out = tmp_path / "out"
     options = ["--model", "m", "--data", "d", "--layout", "busi", "--prompt", "box", "--output", str(out)]
     assert main(["evaluate", *options, "--split", "test"]) == 0
-    ((model, data, layout, prompt, protocol, output, grounder, split, draws, num_samples, limit),) = calls
+    ((model, data, layout, prompt, protocol, output, *others),) = calls
     assert (model, str(data), layout, prompt, protocol, output) == ("m", "d", "busi", "box", "samus", out)
-    assert (grounder, split, draws, num_samples, limit) == (None, "test", 1, None, None)
-    assert "nodule: Dice 88.12, 7 objects" in capsys.readouterr().out
+    grounder, split, draws, num_samples, limit, target = others
+    assert (grounder, split, draws, num_samples, limit, target) == (None, "test", 1, None, None, None)
+    printed = capsys.readouterr().out
+    assert "nodule: Dice 88.12 [80.00, 95.50], 7 objects\n" in printed
+    assert "7 objects, 1 of them missed; 70.00 after one click, NoC@85 (IoU) 3.50, not reached by 2\n" in printed
+    assert "blind baseline (ellipse): Dice 88.12" in printed
+    assert main(["evaluate", *options, "--limit", "5", "--target", "nodule"]) == 0 and calls[1][-2:] == (5, "nodule")
 
 
 def test_convert_prints_the_report(monkeypatch, capsys, tmp_path):

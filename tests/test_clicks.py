@@ -6,9 +6,11 @@ import pytest
 from ccsam_hf.data.cases import Case
 from ccsam_hf.evaluation.clicks import click, find_deepest_point, find_next_click
 from ccsam_hf.evaluation.harness import evaluate_cases
+from ccsam_hf.evaluation.record import pick_clicks, pick_shapes
 from ccsam_hf.evaluation.rows import ClickScores, csv_columns
 from ccsam_hf.evaluation.segmenters import CCSamSegmenter, Prediction
-from ccsam_hf.evaluation.statistics import summarize
+from ccsam_hf.evaluation.statistics import summaries, summarize
+from ccsam_hf.evaluation.tables import clicks_table
 from ccsam_hf.image_processing_ccsam import CCSamImageProcessor
 from ccsam_hf.processing_ccsam import CCSamProcessor
 
@@ -111,6 +113,24 @@ def test_what_is_not_reached_counts_ten_and_is_counted():
     entry = summarize(rows)["all"]
     assert (entry["noc85"]["mean"], entry["noc85"]["n_not_reached"], entry["dice_10"]["mean"]) == (8, 1, 50)
     assert set(summarize(rows)["baseline"]) == {"disc"}
+
+
+def test_tables_and_records_hold_dice_by_click_and_the_number_of_clicks():
+    truth = block(20, 20, 30, 60)
+    (entry, *_) = summaries(evaluate_cases(SegmenterThatLearns(truth), [case_of(truth)], ["clicks"]))
+    table = clicks_table([entry], "data")
+    ((target, model, n, *cells),) = table.rows
+    assert (target, model, n, cells[0], cells[9]) == ("lesion", "model", "1", "28.6", "100.0")
+    assert cells[10:] == ["6.0 [6.0, 6.0], 0", "6.0 [6.0, 6.0], 0", "5.0 [5.0, 5.0], 0", "5.0 [5.0, 5.0], 0"]
+    assert table.headings[13] == "clicks to an IoU of: 85 % [95 %], not reached"
+    found = pick_clicks(entry)["clicks"]
+    assert found["dice"][0] == pytest.approx(28.5714) and found["noc85"] == {
+        "mean": 6,
+        "ci95": [6, 6],
+        "n_not_reached": 0,
+    }
+    assert pick_shapes(entry)["parts"] == {"mean": 1, "max": 1} and "reach_outside_box" not in pick_shapes(entry)
+    assert pick_clicks({"dice": {}}) == {}
 
 
 def test_a_real_model_takes_its_logits_back(tiny_model):

@@ -14,6 +14,8 @@ from typing import Any
 from ..files import write_text
 from ..grounding import TextGrounder
 from ..identity import hash_file
+from .metrics import SHAPES
+from .rows import CLICK_COLUMNS, NOC_COLUMNS
 from .segmenters import CCSamSegmenter, about_module
 from .statistics import BASELINES
 
@@ -43,7 +45,8 @@ def study_record(
         "weights", file name -> SHA-256; "state_sha256" of names and values; "protocol", "command", "versions"; "data",
         its hash and targets among it; "results", one entry for each data set and prompt, and for each target where
         there are several: n, how many of them were found, and for "dice" (percent), "hd_samus" and "hd_rows" (pixels
-        of 256x256) mean and ci95, and the same of the blind baseline; "compared", "corrections" where there are any.
+        of 256x256) mean and ci95, and the same of the blind baseline, mean and max of parts and reach, and of the
+        prompt "clicks" what the clicks gained; "compared", "corrections" where there are any.
 
     Raises:
         FileNotFoundError: a file of the study is missing.
@@ -207,6 +210,8 @@ def results_of(entries: Sequence[dict], model: str) -> list[dict[str, Any]]:
             {"data": data, "prompt": prompt, "target": target, "n": entry["n"]}
             | {"found": entry["n"] - entry["n_missed"], "failed": entry["n_failed"]}
             | pick_scores(entry)
+            | pick_shapes(entry)
+            | pick_clicks(entry)
             | {"baseline": {"name": BASELINES[prompt], **pick_scores(baseline)}}
         )
     return found
@@ -218,6 +223,24 @@ def pick_scores(entry: dict[str, Any]) -> dict[str, Any]:
         name: {"mean": rounded(entry[name]["mean"]), "ci95": [rounded(each) for each in entry[name]["ci95"]]}
         for name in SCORES
     }
+
+
+def pick_shapes(entry: dict[str, Any]) -> dict[str, Any]:
+    """Mean and largest value of parts, largest part's share and reach outside the box, where the study has them."""
+    known = {name: entry[name] for name in SHAPES if name in entry}
+    return {name: {each: rounded(value[each]) for each in ("mean", "max")} for name, value in known.items()}
+
+
+def pick_clicks(entry: dict[str, Any]) -> dict[str, Any]:
+    """Dice by number of clicks, and the number of clicks to a level, of the prompt "clicks"."""
+    if CLICK_COLUMNS[0] not in entry:
+        return {}
+    found: dict[str, Any] = {"dice": [rounded(entry[column]["mean"]) for column in CLICK_COLUMNS]}
+    for column in NOC_COLUMNS:
+        value = entry[column]
+        found[column] = {"mean": rounded(value["mean"]), "ci95": [rounded(each) for each in value["ci95"]]}
+        found[column] |= {"n_not_reached": value["n_not_reached"]}
+    return {"clicks": found}
 
 
 def compared(comparisons: Sequence[dict], model: str, other: str) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from .tables import (
     Table,
     blocks,
     by_model,
+    clicks_table,
     comparisons_table,
     cost_table,
     headline_table,
@@ -58,10 +59,12 @@ MEDIA_TYPES = {"png": "image/png", "svg": "image/svg+xml"}
 HASH_SHOWN = 16
 MEASURED = (
     'Protocol "samus": the model sees the image at its own input size; truth and prediction are compared at 256x256. '
-    "The truth is brought there by nearest neighbor, the prediction by bilinear interpolation of its logits.",
+    "The truth is brought there by nearest neighbor. Of CC-SAM the mask counts that a user gets: smooth logits, one "
+    "connected object, within the box; of other models their logits, resized bilinearly.",
     "Prompts come from the true mask at 256x256: box, the tight box; jittered box, each side moved by up to 5 %; "
     "point, the middle pixel of the mask counted row by row, as SAMUS clicks; random point, any pixel of the object; "
-    "text, the box that a detector finds for the name of the target; no prompt, the image alone.",
+    "text, the box that a detector finds for the name of the target; no prompt, the image alone. Clicks: the first "
+    "where the object is deepest, each of nine more where the largest connected error of the mask before is deepest.",
     "Dice, IoU and boundary IoU are in percent, distances in pixels of 256x256. HD is the Hausdorff distance in the "
     "Manhattan metric between the positions of all pixels of both masks. HD of rows is what SAMUS's code prints as "
     "Hausdorff distance: it reads each row of a mask as a point, so that a mask moved up or down keeps distance 0. "
@@ -285,6 +288,8 @@ def details(study: Study, files: Files) -> Section:
         )
         tests = comparisons_table(study.comparisons, data, prompt)
         section = Section(title, [files.table(f"results-{name}", results_table(study.entries, data, prompt)), dots])
+        if prompt == "clicks":
+            section.parts.append(files.table(f"clicks-{name}", clicks_table(study.entries, data)))
         if tests.rows:
             section.parts.append(files.table(f"tests-{name}", tests))
         parts.append(section)

@@ -16,6 +16,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from .reliability import REFERRAL_SIGNS, calibration, error_by_uncertainty, referral
+from .rows import CLICK_COLUMNS, NOC_COLUMNS, NOC_LEVELS
 from .statistics import BASELINES
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
@@ -136,14 +137,21 @@ def overview_table(entries: Sequence[dict]) -> Table:
     scores = [score for score in SCORE_LABELS if all(score in entry for entry in entries)]
     kept = [score for score in scores if score not in ("dice", "sensitivity", "specificity", "hd_euclidean")]
     heads = ["Data", "Prompt", "Model", "Cases", "Dice, % [95 %]", *(SCORE_LABELS[score] for score in kept)]
+    heads += ["Parts", "Largest reach"]
     rows = [
         [entry["data"], prompt_text(entry["prompt"]), entry["model"], str(entry["n"]), with_interval(entry["dice"])]
         + [f"{entry[score]['mean']:.1f}" for score in kept]
+        + [f"{entry['parts']['mean']:.2f}" if "parts" in entry else NOTHING]
+        + [f"{100 * entry['reach_outside_box']['max']:.0f} %" if "reach_outside_box" in entry else NOTHING]
         + [str(entry["n_missed"]), str(entry["n_failed"])]
         for entry in by_block(entries)
         if entry["target"] == "all"
     ]
-    return Table("All scores, all targets together", make_columns(*heads, "Missed", "Failed"), rows)
+    notes = (
+        "Parts: connected parts of a mask before specks are removed, on average. Largest reach: how far a mask "
+        "reaches beyond the box of its prompt at most, as a share of the box's side.",
+    )
+    return Table("All scores, all targets together", make_columns(*heads, "Missed", "Failed"), rows, notes)
 
 
 def results_table(entries: Sequence[dict], data: str, prompt: str) -> Table:
@@ -173,6 +181,30 @@ def results_table(entries: Sequence[dict], data: str, prompt: str) -> Table:
     ]
     heads = ["Target", "Model", "Cases", *(f"{SCORE_LABELS[score]} [95 %]" for score in SHOWN_SCORES)]
     return Table(f"{data}, {prompt_text(prompt)}", make_columns(*heads, "Missed", "Failed"), rows)
+
+
+def clicks_table(entries: Sequence[dict], data: str) -> Table:
+    """Dice by number of clicks and NoC of one data set, a line for each target and model.
+
+    Args:
+        entries: of `ccsam_hf.evaluation.statistics.summaries`; those without clicks are left out.
+        data: as in the entries.
+    """
+    mine = [entry for entry in entries if entry["data"] == data and CLICK_COLUMNS[0] in entry]
+    columns = [*make_columns("Target", "Model", "Cases")]
+    columns += [("Dice, %, after clicks", column.removeprefix("dice_")) for column in CLICK_COLUMNS]
+    measures = {"": "clicks to an IoU of", "_dice": "clicks to a Dice of"}
+    columns += [
+        (group, f"{level} % [95 %], not reached") for ending, group in measures.items() for level in NOC_LEVELS
+    ]
+    rows = [
+        ["all targets" if entry["target"] == "all" else entry["target"], entry["model"], str(entry["n"])]
+        + [f"{entry[column]['mean']:.1f}" for column in CLICK_COLUMNS]
+        + [f"{with_interval(entry[column])}, {entry[column]['n_not_reached']}" for column in NOC_COLUMNS]
+        for entry in mine
+    ]
+    notes = ("A case that does not get there within ten clicks counts as ten; the last number says how many do not.",)
+    return Table(f"{data}, {prompt_text('clicks')}", columns, rows, notes)
 
 
 def comparisons_table(comparisons: Sequence[dict], data: str, prompt: str) -> Table:

@@ -39,6 +39,7 @@ PROMPT_NAMES = {
     "text": "text",
     "jittered-box": "jittered box",
     "random-point": "random click",
+    "clicks": "ten clicks",
     "none": "no prompt",
 }
 
