@@ -143,7 +143,13 @@ def build_mixture(run: RunConfig) -> tuple[MixedSamples, Samples]:
     weights = {name: source.get("weight", 1.0) for name, source in run.sources.items()}
     return (
         MixedSamples(
-            stored, weights, run.max_steps * run.batch_size, run.num_objects, run.seed, class_free=run.class_free
+            stored,
+            weights,
+            run.max_steps * run.batch_size,
+            run.num_objects,
+            run.seed,
+            run.box_share,
+            run.class_free,
         ),
         Samples(validation, FIXED_PROMPTS, check_masks=True),
     )

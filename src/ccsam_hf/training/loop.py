@@ -101,6 +101,7 @@ def train(run: RunConfig) -> dict[str, float]:
 def ccsam_learner(run: RunConfig, training_samples: Any, validation_samples: Any) -> Learner:
     """The model of a run with its prompts; the samples do not change it."""
     model = build_model(run)
+    model.set_attn_implementation(run.attention)
     adapted = choose_what_learns(model, run)
     grounder = None if run.grounder is None else TextGrounder.from_pretrained(run.grounder)
     kind = InteractiveLoss if run.data == MIXTURE else PromptedLoss
