@@ -35,6 +35,13 @@ def tiny_card(folder: str | Path = TINY) -> str:
     return checkpoint_card(folder, template="ccsam-tiny.md", name="ccsam-tiny", license="apache-2.0", tags=tags)
 
 
+def small_card(folder: str | Path = DEFAULT) -> str:
+    """The card of ccsam-small, whose weights carry the terms of CAMUS."""
+    return checkpoint_card(
+        folder, template="ccsam-small.md", name="ccsam-small", license="cc-by-nc-sa-4.0", tags=("real-data",)
+    )
+
+
 def tiny_grounder_card(folder: str | Path = TINY_GROUNDER) -> str:
     """The card of its grounder."""
     return grounder_card(

@@ -183,7 +183,8 @@ class Facts:
         """The public data sets that the run is known to have used."""
         if self.run is None or self.is_simulated:
             return []
-        chosen = [name for name in self.run.get("datasets", ()) if name in SOURCES]
+        named = [*self.run.get("datasets", ()), *self.run.get("sources", ())]
+        chosen = [name for name in named if name in SOURCES]
         return chosen or of_layout(self.run.get("layout", ""))
 
     @property
