@@ -371,16 +371,15 @@ def test_evaluate_hands_its_options_to_the_harness(monkeypatch, capsys, tmp_path
     monkeypatch.setattr("ccsam_hf.cli.evaluate.evaluate_directory", evaluate_directory)
     out = tmp_path / "out"
     options = ["--model", "m", "--data", "d", "--layout", "busi", "--prompt", "box", "--output", str(out)]
-    assert main(["evaluate", *options, "--split", "test"]) == 0
+    assert main(["evaluate", *options, "--split", "test", "--splits", "lists.json"]) == 0
     ((model, data, layout, prompt, protocol, output, *others),) = calls
     assert (model, str(data), layout, prompt, protocol, output) == ("m", "d", "busi", "box", "samus", out)
-    grounder, split, draws, num_samples, limit, target = others
-    assert (grounder, split, draws, num_samples, limit, target) == (None, "test", 1, None, None, None)
+    assert others == [None, "test", 1, None, None, None, Path("lists.json")]  # grounder, split, ..., target, splits
     printed = capsys.readouterr().out
     assert "nodule: Dice 88.12 [80.00, 95.50], 7 objects\n" in printed
     assert "7 objects, 1 of them missed; 70.00 after one click, NoC@85 (IoU) 3.50, not reached by 2\n" in printed
     assert "blind baseline (ellipse): Dice 88.12" in printed
-    assert main(["evaluate", *options, "--limit", "5", "--target", "nodule"]) == 0 and calls[1][-2:] == (5, "nodule")
+    assert main(["evaluate", *options, "--limit", "5", "--target", "nodule"]) == 0 and calls[1][-3:-1] == (5, "nodule")
 
 
 def test_convert_prints_the_report(monkeypatch, capsys, tmp_path):

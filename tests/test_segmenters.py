@@ -187,3 +187,17 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
         load_segmenter(f"unet:{tmp_path}")
     with pytest.raises(ValueError, match="num_samples=4, but a U-Net has no posterior to draw from"):
         load_segmenter(f"unet:{tmp_path}", 4)
+
+
+def test_a_model_whose_mask_starts_from_the_box_gets_the_edges_of_the_box(image):
+    torch.manual_seed(0)
+    model = CCSamModel(CCSamConfig.tiny(prompt_prior="shape"))
+    segmenter = CCSamSegmenter(model, CCSamProcessor(CCSamImageProcessor()))
+    box = np.array([40, 50, 99, 149], np.float32)  # first and last column and row, as protocol "samus" counts
+    encoded = segmenter.encode(image)
+    prediction = segmenter.segment(encoded, Prompt(box=box), "object")
+    edges = torch.tensor([[[40.0, 50.0, 100.0, 150.0]]])
+    with torch.inference_mode():
+        expected, _ = model.decode(encoded[0].feature_map, input_boxes=edges)
+    assert torch.equal(prediction.logits, expected)
+    assert box.tolist() == [40, 50, 99, 149]  # the prompt is left as it was

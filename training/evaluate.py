@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 
 from ccsam_hf import TextGrounder
+from ccsam_hf.data.splits import Splits
 from ccsam_hf.evaluation.data_sets import DataSet, read_data
 from ccsam_hf.evaluation.figures import Example
 from ccsam_hf.evaluation.harness import evaluate_study
@@ -36,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", action="append", required=True, metavar="NAME=KIND:CHECKPOINT")
     parser.add_argument("--data", action="append", required=True, metavar="NAME=LAYOUT:DIR")
     parser.add_argument("--split", help="train, validation or test, of the layouts that know splits")
+    parser.add_argument("--splits", type=Path, metavar="FILE", help="lists of images, as training/splits/real.json")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N objects of each data set")
     parser.add_argument("--seen", nargs="*", default=[], metavar="NAME", help="data like those the models trained on")
     parser.add_argument("--unseen", nargs="*", default=[], metavar="NAME", help="data unlike those")
@@ -69,7 +71,8 @@ def data_set(name: str, what: str, arguments: argparse.Namespace) -> DataSet:
     if not colon:
         raise ValueError(f"{name}={what} is not NAME=LAYOUT:DIR")
     seen = True if name in arguments.seen else False if name in arguments.unseen else None
-    data, _ = read_data(name, directory, layout, arguments.split, seen, arguments.limit)
+    splits = None if arguments.splits is None else Splits.load(arguments.splits)
+    data, _ = read_data(name, directory, layout, arguments.split, seen, arguments.limit, splits=splits)
     return data
 
 

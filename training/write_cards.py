@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ccsam_hf import TINY, TINY_GROUNDER
+from ccsam_hf import DEFAULT, TINY, TINY_GROUNDER
 from ccsam_hf.evaluation.record import grounding_record, study_record, write_record
 from ccsam_hf.files import write_text
 from ccsam_hf.hub.cards import checkpoint_card, grounder_card

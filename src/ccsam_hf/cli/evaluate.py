@@ -21,6 +21,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         arguments.num_samples,
         arguments.limit,
         arguments.target,
+        arguments.splits,
     )
     for target, values in summary.items():
         if isinstance(values, dict) and "dice" in values:

@@ -252,6 +252,9 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument("--data", type=Path, required=True, metavar="DIR")
     command.add_argument("--layout", choices=LAYOUTS, default="folder", help="of the data")
     command.add_argument("--split", choices=SPLITS, help="of a layout that knows splits (default: all cases)")
+    command.add_argument(
+        "--splits", type=Path, metavar="FILE", help="lists of images in place of the data's own splits"
+    )
     command.add_argument("--target", metavar="NAME", help="only its objects; in data without names, what they are")
     command.add_argument("--limit", type=int, metavar="N", help="at most N objects, spread over targets and patients")
     command.add_argument("--prompt", choices=PROMPTS, required=True)

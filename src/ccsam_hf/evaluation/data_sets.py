@@ -10,6 +10,7 @@ from typing import Any
 from ..checks import check_choice
 from ..data.cases import DEFAULT_TARGET, SPLITS, Case
 from ..data.readers import read_cases
+from ..data.splits import Splits
 from ..identity import hash_cases
 from .limit import sample_cases
 
@@ -51,6 +52,7 @@ def read_data(
     seen: bool | None = None,
     limit: int | None = None,
     target: str | None = None,
+    splits: Splits | None = None,
 ) -> tuple[DataSet, int]:
     """The cases with an object of a directory, and the number of those without.
 
@@ -62,14 +64,17 @@ def read_data(
         split: one of `SPLITS` for the cases that the release puts there, None for all.
         limit: at most so many cases, see `ccsam_hf.evaluation.limit`.
         target: the cases of this target alone; where the data name no target, what their objects are.
+        splits: lists that take the place of the release's splits; they name every image.
 
     Raises:
-        FileNotFoundError, ValueError: nothing to read there, no case in the split or of the target, or none with an
-            object.
+        FileNotFoundError, ValueError: nothing to read there, no case in the split or of the target, none with an
+            object, or an image that `splits` does not name.
     """
     if split is not None:
         check_choice("split", split, SPLITS)
-    every = [case for case in read_cases(directory, layout) if split in (None, case.split)]
+    every = read_cases(directory, layout)
+    every = every if splits is None else splits.apply(every)
+    every = [case for case in every if split in (None, case.split)]
     if not every:
         raise ValueError(f"{directory} has no case in split {split!r}; its layout may know no splits: build it first")
     every = every if target is None else choose_target(every, target, directory)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..checks import check_choice
 from ..data.cases import Case
+from ..data.splits import Splits
 from ..files import replace_file, write_json, write_text
 from ..grounding import TextGrounder
 from ..identity import find_versions, hash_weights
@@ -93,6 +94,7 @@ def evaluate_directory(
     num_samples: int | None = None,
     limit: int | None = None,
     target: str | None = None,
+    splits: str | Path | None = None,
 ) -> dict:
     """Evaluate a checkpoint on a directory of cases; writes `summary.json` and `cases.csv`, each in one piece.
 
@@ -112,6 +114,7 @@ def evaluate_directory(
         num_samples: draws of the posterior for the uncertainty, None for none.
         limit: at most so many cases, the same ones at every call, see `ccsam_hf.evaluation.limit`; None for all.
         target: the cases of this target alone; where the data name no target, what their objects are.
+        splits: file of `ccsam_hf.data.splits.Splits` in place of the release's splits.
 
     Returns:
         The content of `summary.json`: that of `summarize`, `reliability` (see `summarize_reliability`), the settings,
@@ -124,7 +127,10 @@ def evaluate_directory(
     """
     check_choice("prompt", prompt, PROMPTS)
     check_choice("protocol", protocol, PROTOCOLS)
-    data, without_object = read_data(Path(data_dir).name, data_dir, layout, split, limit=limit, target=target)
+    lists = None if splits is None else Splits.load(splits)
+    data, without_object = read_data(
+        Path(data_dir).name, data_dir, layout, split, limit=limit, target=target, splits=lists
+    )
     check_targets(data.cases)
     if prompt == "text":
         check_texts(data.cases, data_dir)

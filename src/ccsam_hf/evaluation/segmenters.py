@@ -124,6 +124,8 @@ class CCSamSegmenter:
         """See `Segmenter`. As in the pipeline: a smooth outline, one object, within the box."""
         fused, vit_map = encoded
         inputs = as_tensors(prompt, self.model.device)
+        if self.model.config.prompt_prior == "shape" and "input_boxes" in inputs:  # its ellipse is that of the edges
+            inputs["input_boxes"] = inputs["input_boxes"] + torch.tensor([0, 0, 1, 1], device=self.model.device)
         if previous is not None:
             inputs["input_masks"] = previous.logits[:, :, 0].to(self.model.device)
         mask_logits, iou_scores = self.model.decode(fused.feature_map, **inputs)
