@@ -147,7 +147,7 @@ def test_files_that_are_no_images_are_refused(folder):
         ("case,kind\nb,thyroid nodule\n", r"has the columns \['case', 'kind'\]; expected name and target"),
         ("name,target\nz,thyroid nodule\n", "names 1 case.s. without an image, for instance 'z'"),
         ("name,target\nb,\n", "has no target for 'b'"),
-        ("", "has the columns None; expected name and target"),
+        ("", r"has the columns \[\]; expected name and target"),
     ],
 )
 def test_a_wrong_cases_csv_is_refused(folder, text, message):

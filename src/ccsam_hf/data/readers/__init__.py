@@ -59,7 +59,19 @@ def list_cases(directory: str | Path, layout: str) -> tuple[list[Case], list[str
         raise FileNotFoundError(f"{directory} is not a directory; expected one of layout {layout!r}")
     notes: list[str] = []
     cases = LAYOUTS[layout](directory, notes)
-    return cases, notes + notes_on_turns(cases)
+    return cases, notes + notes_on_turns(cases) + notes_on_patients(directory, cases)
+
+
+def notes_on_patients(directory: Path, cases: list[Case]) -> list[str]:
+    """A note where one patient is named for all images, as software does that removes names: "ANONYMOUS"."""
+    patients = {case.patient_id for case in cases}
+    files = {path for case in cases for path in case.image_source.paths}
+    if len(files) < 2 or len(patients) != 1 or None in patients or any(case.split for case in cases):
+        return []
+    return [
+        f"{directory}: all {len(files)} files are of one patient, {patients.pop()!r}, so a drawn split keeps them "
+        "together, in train: where they are of several, say so by patient_id in cases.csv or in the headers"
+    ]
 
 
 def notes_on_turns(cases: list[Case]) -> list[str]:

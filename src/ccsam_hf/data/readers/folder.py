@@ -3,19 +3,22 @@
     images/<name>.<png|jpg|jpeg|bmp|tif|tiff>
     masks/<name>.png         of one object; or of several, with labels.csv
     labels.csv               optional: value, target; see `label_maps`
-    cases.csv                optional: name, target, and if wanted split, patient_id, mm_per_row, mm_per_column
+    cases.csv                optional: name, target; also split, patient_id, mm_per_row, mm_per_column, comment
 
 Where neither table says what an object is, it is an "object". With labels.csv an image has a case for each of its
 rows, in images that do not show the structure with an empty mask, and the targets of cases.csv are not used. The data
 set is named like the folder, but is no published one, whatever its name.
 """
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..cases import DEFAULT_TARGET, SPLITS, Case, ImageFile, MaskFiles, check_pairs, image_files
 from .label_maps import ObjectMask, probe_masks, read_labels
+from .tables import Row, read_millimetres, read_rows
+
+MILLIMETRES = ("mm_per_row", "mm_per_column")
+NOT_READ = ("seed", "comment")  # the simulator's, and one's own words
 
 
 def read(directory: Path, notes: list[str]) -> list[Case]:
@@ -62,37 +65,38 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
 
 
 def read_table(path: Path, image_names: Iterable[str]) -> dict[str, dict]:
-    """Fields of `Case` by name of the case, from `cases.csv`; nothing where there is none."""
+    """Fields of `Case` by name of the case, from `cases.csv`; nothing where there is none.
+
+    Raises:
+        ValueError: a row is not understood, names no image, or is the second of its name.
+    """
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"name", "target"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}; expected name and target")
-        rows = {row["name"]: row for row in reader}
+    rows: dict[str, Row] = {}
+    for row in read_rows(path, ("name", "target"), ("split", "patient_id", *MILLIMETRES, *NOT_READ)):
+        if row["name"] in rows:
+            raise ValueError(
+                f"{row.place}, is the second row of {row['name']!r}; expected one row an image: remove one"
+            )
+        rows[row["name"]] = row
     unknown = sorted(set(rows) - set(image_names))
     if unknown:
         raise ValueError(f"{path} names {len(unknown)} case(s) without an image, for instance {unknown[0]!r}")
-    return {name: fields_of(path, name, row) for name, row in rows.items()}
+    return {name: fields_of(row) for name, row in rows.items()}
 
 
-def fields_of(path: Path, name: str, row: dict[str, str]) -> dict:
+def fields_of(row: Row) -> dict:
     """One row as fields of `Case`."""
     if not row["target"]:
-        raise ValueError(f"{path} has no target for {name!r}: fill it in or remove the row")
+        raise ValueError(f"{row.place}, has no target for {row['name']!r}: fill it in or remove the row")
     fields = {"target": row["target"]}
-    if row.get("split"):
+    if row["split"]:
         if row["split"] not in SPLITS:
-            raise ValueError(f"{path} has split {row['split']!r} for {name!r}; expected {', '.join(SPLITS)} or none")
+            raise ValueError(
+                f"{row.place}, has split {row['split']!r} for {row['name']!r}; expected {', '.join(SPLITS)} or none"
+            )
         fields["split"] = row["split"]
-    if row.get("patient_id"):
+    if row["patient_id"]:
         fields["patient_id"] = row["patient_id"]
-    spacing = row.get("mm_per_row"), row.get("mm_per_column")
-    if all(spacing):
-        try:
-            fields["spacing_mm"] = tuple(float(side) for side in spacing)
-        except ValueError:
-            raise ValueError(f"{path} has the spacing {spacing} for {name!r}; expected two numbers in mm") from None
-        if min(fields["spacing_mm"]) <= 0:
-            raise ValueError(f"{path} has the spacing {spacing} for {name!r}; expected two numbers above 0, in mm")
-    return fields
+    spacing_mm = read_millimetres(row, MILLIMETRES)
+    return fields | ({"spacing_mm": spacing_mm} if spacing_mm else {})

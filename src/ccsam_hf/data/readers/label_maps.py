@@ -8,7 +8,6 @@ object, its structures would melt into each other, so it is refused.
 """
 
 import contextlib
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from ..cases import MaskFiles, decode, drawn_values
+from .tables import read_rows
 
 COLUMNS = ("value", "target")
 MAX_LABELS = 32  # values of a label map; compression and smoothing leave more
@@ -52,17 +52,13 @@ def read_labels(path: Path) -> dict[int, str] | None:
     if not path.is_file():
         return None
     labels: dict[int, str] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {reader.fieldnames}; expected value and target")
-        for row in reader:
-            value, target = ((row[column] or "").strip() for column in COLUMNS)
-            if not (value.isdecimal() and 1 <= int(value) <= 255):
-                raise ValueError(f"{path} has the value {value!r}; expected a whole number from 1 to 255")
-            if int(value) in labels or not target:
-                raise ValueError(f"{path} has the target {target!r} for {value}; expected one target for each value")
-            labels[int(value)] = target
+    for row in read_rows(path, COLUMNS):
+        value, target = row["value"], row["target"]
+        if not (value.isdecimal() and 1 <= int(value) <= 255):
+            raise ValueError(f"{path} has the value {value!r}; expected a whole number from 1 to 255")
+        if int(value) in labels or not target:
+            raise ValueError(f"{path} has the target {target!r} for {value}; expected one target for each value")
+        labels[int(value)] = target
     if not labels:
         raise ValueError(f"{path} has no row; expected a value and a target for each structure, or no such file")
     return labels
