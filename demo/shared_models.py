@@ -51,7 +51,7 @@ def load(name: str) -> CCSamPipeline:
     try:
         pipe = CCSamPipeline.from_pretrained(TINY if name == BUNDLED else name, device_map=device)
         if pipe.has_grounder:
-            pipe.grounder.model.to(device)
+            _ = pipe.grounder  # loaded now, and not with the first text
     except (OSError, ValueError) as error:
         raise ValueError(f"model {name!r} cannot be loaded ({error}); choose another one") from error
     return pipe

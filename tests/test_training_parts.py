@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, default_collate
 
 import ccsam_hf.training.states as states
-from ccsam_hf import CCSamModel
+from ccsam_hf import CCSamConfig, CCSamModel
 from ccsam_hf.data.build import Download, build
 from ccsam_hf.data.prompts import FIXED_PROMPTS, PromptSampler, fixed_click, tight_box
 from ccsam_hf.data.readers import read_cases
@@ -39,8 +39,9 @@ from ccsam_hf.training.learning import (
     choose_what_learns,
     finished,
 )
+from ccsam_hf.training.loop import Window
 from ccsam_hf.training.prompting import PromptedLoss, corrected
-from ccsam_hf.training.run_config import RunConfig, differences, published, read_config
+from ccsam_hf.training.run_config import PRESETS, RunConfig, differences, published, read_config
 from ccsam_hf.training.states import latest_state, save_state, states_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "training" / "configs"
@@ -81,11 +82,20 @@ def test_a_key_that_no_field_declares_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"trainable": "some"}, "trainable='some'; expected one of declared, adapters, lora, all"),
-        ({"optimizer": "sgd"}, "optimizer='sgd'; expected one of adam, adamw"),
-        ({"schedule": "linear"}, "schedule='linear'; expected one of constant, cosine, step"),
-        ({"augmentation": "strong"}, "augmentation='strong'; expected one of none, samus"),
-        ({"prompts": ["box", "mask"]}, "prompts='mask'; expected one of point, box, both, text"),
+        ({"trainable": "some"}, "trainable='some' is not one of declared, adapters, lora, all"),
+        ({"optimizer": "sgd"}, "optimizer='sgd' is not one of adam, adamw"),
+        ({"schedule": "linear"}, "schedule='linear' is not one of constant, cosine, step"),
+        ({"augmentation": "strong"}, "augmentation='strong' is not one of none, samus"),
+        ({"prompts": ["box", "mask"]}, "prompts='mask' is not one of point, box, both, text"),
+        ({"prompts": "box"}, "prompts='box'; expected list[str]"),
+        ({"preset": "vitb"}, "preset='vitb' is not one of vit_b, samus, sam, small, tiny; did you mean"),
+        ({"mixed_precision": "fp8"}, "mixed_precision='fp8' is not one of no, bf16, fp16"),
+        ({"batch_size": 0}, "batch_size=0; expected at least 1"),
+        ({"batch_size": 2.5}, "batch_size=2.5; expected int"),
+        ({"max_steps": -1}, "max_steps=-1; expected at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan; expected at least 0"),
+        ({"learning_rate": "fast"}, "learning_rate='fast'; expected float"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0; expected at least 0 and below 1"),
         ({"prompts": []}, "prompts is empty; expected some of point, box, both, text"),
         ({"max_steps": 0}, "epochs=0 and max_steps=0; expected one of them above 0"),
         ({"epochs": 2}, "epochs=2 and max_steps=4; expected one of them above 0"),
@@ -103,6 +113,11 @@ def test_values_that_fit_together_are_accepted():
     assert run_of(max_steps=0, epochs=3, train_cases=8).epochs == 3
     assert run_of(max_steps=0, epochs=3, data="somewhere").train_cases == 0
     assert run_of(prompts=["box", "text"], grounder="folder").grounder == "folder"
+
+
+def test_integers_are_numbers_and_every_preset_exists():
+    assert run_of(learning_rate=1, target_weights={"breast lesion": 2}).learning_rate == 1
+    assert all(isinstance(getattr(CCSamConfig, preset)(), CCSamConfig) for preset in PRESETS)
 
 
 def test_differences_name_the_field_and_both_values():
@@ -494,6 +509,42 @@ def test_matrices_are_decayed_and_nothing_that_is_frozen_is_optimized():
     module[2].weight.requires_grad_(False)
     optimizer = build_optimizer(module, 0.5, 0.25, "adam")
     assert type(optimizer) is torch.optim.Adam and len(optimizer.param_groups) == 1
+
+
+def test_weight_decay_leaves_tokens_and_embeddings_alone(tiny_model):
+    tiny_model.requires_grad_(True)
+    decayed, free = build_optimizer(tiny_model, 0.5, 0.25).param_groups
+    assert decayed["weight_decay"] == 0.25 and free["weight_decay"] == 0.0
+    names = {id(parameter): name for name, parameter in tiny_model.named_parameters()}
+    free_names = {names[id(parameter)] for parameter in free["params"] if parameter.ndim > 1}
+    assert {"mask_decoder.iou_token.weight", "mask_decoder.mask_tokens.weight", "vit_branch.pos_embed"} <= free_names
+    assert {"vit_branch.layers.2.attn.rel_pos_h", "prompt_encoder.no_mask_embed.weight"} <= free_names
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+
+
+def small_losses(*values: float) -> Window:
+    window = Window()
+    batch = {"dataset": ["a"], "name": ["b"], "target": ["c"], "pixel_values": torch.zeros(1)}
+    for step, value in enumerate(values, 1):
+        window.add({"loss": torch.tensor(value)}, step, batch)
+    return window
+
+
+def test_losses_are_checked_together_and_the_first_that_is_not_finite_is_named():
+    window = small_losses(1.0, 2.0)
+    window.check(Accelerator(cpu=True))
+    assert window.unchecked == [] and window.sums == {"loss": 3.0}
+    window.add({"loss": torch.tensor(float("nan"))}, 3, {"name": ["mixed/x"]})
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 3; samples: mixed/x"):
+        window.check(Accelerator(cpu=True))
+    with pytest.raises(FloatingPointError, match=r"loss is inf at step 2; samples: a/b \(c\)"):
+        small_losses(1.0, float("inf"), float("nan")).check(Accelerator(cpu=True))
+
+
+def test_a_loss_that_is_not_finite_in_another_process_stops_this_one():
+    others = SimpleNamespace(reduce=lambda count, reduction: count + 1)
+    with pytest.raises(FloatingPointError, match="in another process, whose error names the samples"):
+        small_losses(1.0).check(others)
 
 
 def rates(run: RunConfig, total_steps: int, steps_of_epoch: int) -> list[float]:

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from .configuration_ccsam import HUB_ARGUMENTS
 from .grounding_texts import phrase_delimiter_ids, separate_phrases
+from .loading import LOAD_LOCK
 
 logger = logging.get_logger(__name__)
 
@@ -31,7 +32,8 @@ def load_detector(source: str | Path, **kwargs: Any) -> tuple[GroundingDinoForOb
         ValueError: weights that leave parts of the model without values.
     """
     kwargs.setdefault("disable_custom_kernels", True)  # they are compiled where they are first used
-    model, report = GroundingDinoForObjectDetection.from_pretrained(source, output_loading_info=True, **kwargs)
+    with LOAD_LOCK:
+        model, report = GroundingDinoForObjectDetection.from_pretrained(source, output_loading_info=True, **kwargs)
     refuse_missing(source, report)
     where = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
     return model, GroundingDinoProcessor.from_pretrained(source, **where)
@@ -59,9 +61,10 @@ def exchange_text_encoder(
             f"{text_encoder} is of type {config.model_type!r}; expected 'bert': Grounding DINO's text encoder "
             "takes the attention mask and positions of a BERT"
         )
-    encoder, report = BertModel.from_pretrained(
-        text_encoder, add_pooling_layer=False, output_loading_info=True, dtype=model.dtype
-    )
+    with LOAD_LOCK:
+        encoder, report = BertModel.from_pretrained(
+            text_encoder, add_pooling_layer=False, output_loading_info=True, dtype=model.dtype
+        )
     refuse_missing(text_encoder, report)
     tokenizer = AutoTokenizer.from_pretrained(text_encoder)
     delimiter_ids = phrase_delimiter_ids(tokenizer, encoder.config.vocab_size)

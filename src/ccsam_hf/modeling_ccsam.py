@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, SamConfig, SamVisionConfig
 from transformers import initialization as init
 from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPositionalEmbedding, SamPromptEncoder
-from transformers.utils import CONFIG_NAME, ModelOutput, cached_file
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils import ModelOutput
 
 from .adapters import ZeroLinear
 from .cnn_branch import build_cnn_branch
-from .configuration_ccsam import HUB_ARGUMENTS, CCSamConfig
+from .configuration_ccsam import CCSamConfig
 from .fusion import FusionOutput, LogVarianceLinear, VariationalAttentionFusion
+from .loading import LOAD_LOCK, ModelSource
 from .losses import binary_cross_entropy, dice_loss, iou_error, kl_to_standard_normal
 from .prompt_prior import PromptPrior
 from .vit_branch import ViTBranch, WindowAttention
@@ -129,16 +129,13 @@ class CCSamModel(CCSamPreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         """As in transformers, then [`~CCSamModel.freeze`]: loading alone would let every parameter learn.
 
-        The commit of a Hub repository is kept as `model.revision`, for what lies beside the weights and comes later.
+        Where it came from is kept as `model.source`, for what lies beside the weights and comes later.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
+        with LOAD_LOCK:
+            loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with `output_loading_info=True`
         if model.name_or_path:
-            where = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            config_file = cached_file(
-                model.name_or_path, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **where
-            )
-            model.revision = extract_commit_hash(config_file, None)
+            model.source = ModelSource.of(model.name_or_path, **kwargs)
         model.freeze()
         return loaded
 

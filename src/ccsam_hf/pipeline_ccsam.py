@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Pipeline
-from transformers.utils import cached_file
 
 from .configuration_ccsam import HUB_ARGUMENTS
 from .corrections import Prompts, make_prompts
@@ -21,6 +20,7 @@ from .fusion import FusionOutput
 from .geometry import boxes_from_masks, rescale_boxes
 from .grounding import GroundingResult, TextGrounder
 from .image_files import read_image, upright
+from .loading import GROUNDER_FOLDER, LOAD_LOCK, ModelSource
 from .measurements import check_spacing, measure_mask
 from .modeling_ccsam import CCSamModel
 from .objects import Keep, check_keep, clean_mask, count_parts, follow_mask, limit_of
@@ -29,7 +29,6 @@ from .processing_ccsam import CCSamProcessor, prepare_prompts
 from .results import ObjectMemory, SegmentationResult
 
 TASK = "ultrasound-segmentation"
-GROUNDER_FOLDER = "grounder"  # inside the folder or repository of a model
 PREPROCESS_ARGUMENTS = {"boxes", "points", "labels", "text", "spacing_mm", "previous"}
 GROUNDING_ARGUMENTS = {"form", "box_threshold", "nms_threshold", "every_instance", "fallback"}
 FORWARD_ARGUMENTS = {"num_samples", *GROUNDING_ARGUMENTS}
@@ -125,7 +124,6 @@ class CCSamPipeline(Pipeline):
         super().__init__(model=model.eval(), processor=processor, **kwargs)
         self.image_processor = None  # the processor holds it; kept here too it would be saved twice
         self._grounder = grounder
-        self._where: dict[str, Any] = {}  # cache and token with which the model was loaded
 
     @classmethod
     def from_pretrained(
@@ -154,9 +152,7 @@ class CCSamPipeline(Pipeline):
             )
         where = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
         processor = CCSamProcessor.from_pretrained(pretrained_model_name_or_path, **where)
-        pipe = cls(model, processor, grounder, task=TASK)
-        pipe._where = {name: value for name, value in where.items() if name not in ("revision", "subfolder")}
-        return pipe
+        return cls(model, processor, grounder, task=TASK)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = True, **kwargs) -> str:
         """As in transformers, but a new repository is private unless `private=False`."""
@@ -172,41 +168,37 @@ class CCSamPipeline(Pipeline):
     @property
     def has_grounder(self) -> bool:
         """Whether a text can be answered."""
-        return self._grounder is not None or self._grounder_beside_the_model() is not None
+        return self._grounder is not None or self._grounder_beside_the_model is not None
 
     @property
     def grounder(self) -> TextGrounder:
-        """The grounder, loaded where it is not yet; ValueError where there is none."""
+        """The grounder, loaded onto the pipeline's device where it is not yet; ValueError where there is none."""
+        with LOAD_LOCK:  # one load, also where several threads give the first text
+            if self._grounder is None or isinstance(self._grounder, (str, Path)):
+                self._grounder = self._load_grounder()
+        return self._grounder
+
+    def _load_grounder(self) -> TextGrounder:
         if self._grounder is None:
-            beside = self._grounder_beside_the_model()
+            beside = self._grounder_beside_the_model
             if beside is None:
                 raise ValueError(
                     f"a text was given, and {self.model.name_or_path or 'the model'} has no folder "
                     f"{GROUNDER_FOLDER!r} beside its weights: give grounder=, the folder or Hub id of a Grounding "
                     "DINO (ccsam_hf.TINY_GROUNDER is the bundled one), or boxes or points instead"
                 )
-            self._grounder = TextGrounder.from_pretrained(beside, subfolder=GROUNDER_FOLDER, **self._beside)
-        elif isinstance(self._grounder, (str, Path)):
-            self._grounder = TextGrounder.from_pretrained(self._grounder)
-        return self._grounder
+            grounder = TextGrounder.from_pretrained(beside.name, **beside.arguments)
+        else:
+            grounder = TextGrounder.from_pretrained(self._grounder)
+        grounder.model.to(self.device)
+        return grounder
 
     @property
-    def _beside(self) -> dict[str, Any]:
-        """Arguments that load from where the model came from: of the Hub, the same commit."""
-        revision = getattr(self.model, "revision", None)
-        return {**self._where, **({"revision": revision} if revision else {})}
-
-    def _grounder_beside_the_model(self) -> str | None:
-        """Folder or id of the model where it holds a grounder."""
-        name = self.model.name_or_path
-        found = name and cached_file(
-            name,
-            "config.json",
-            subfolder=GROUNDER_FOLDER,
-            _raise_exceptions_for_missing_entries=False,
-            **self._beside,
-        )
-        return name if found else None
+    def _grounder_beside_the_model(self) -> ModelSource | None:
+        source = getattr(self.model, "source", None)
+        if source is None and self.model.name_or_path:
+            source = ModelSource(self.model.name_or_path)
+        return source and source.grounder
 
     def encode(
         self,

@@ -16,6 +16,7 @@ from torch import nn
 from ..data.prompts import Prompt
 from ..geometry import rescale_boxes, resize_maps, resize_smoothly
 from ..identity import hash_weights
+from ..loading import LOAD_LOCK
 from ..modeling_ccsam import CCSamModel
 from ..objects import clean_mask, follow_mask, limit_of
 from ..pipeline_ccsam import CCSamPipeline
@@ -164,7 +165,8 @@ class SamSegmenter:
         from transformers import SamModel, SamProcessor
 
         refuse_draws("a SamModel", num_samples)
-        model = SamModel.from_pretrained(checkpoint)
+        with LOAD_LOCK:
+            model = SamModel.from_pretrained(checkpoint)
         return cls(model.to("cuda") if torch.cuda.is_available() else model, SamProcessor.from_pretrained(checkpoint))
 
     @torch.inference_mode()

@@ -27,7 +27,7 @@ from ..data.splits import SEEN, UNSEEN
 from ..evaluation.record import read_record
 from ..evaluation.tables import NOTHING, with_interval
 from ..grounding import SETTINGS_KEY
-from ..pipeline_ccsam import GROUNDER_FOLDER
+from ..loading import GROUNDER_FOLDER
 
 TAGS = ("ultrasound", "medical-imaging", "image-segmentation", "segment-anything", "ccsam")
 GROUNDER_TAGS = ("ultrasound", "medical-imaging", "grounding-dino", "ccsam")

@@ -24,8 +24,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, loggi
 
 from ..configuration_ccsam import PIPELINE_TASKS
 from ..grounding import TextGrounder
+from ..loading import GROUNDER_FOLDER, LOAD_LOCK
 from ..modeling_ccsam import CCSamModel
-from ..pipeline_ccsam import GROUNDER_FOLDER, TASK, CCSamPipeline
+from ..pipeline_ccsam import TASK, CCSamPipeline
 from ..processing_ccsam import CCSamProcessor
 from .commit import commit_files, readable_errors
 
@@ -278,9 +279,10 @@ def load_empty(model_class: type[PreTrainedModel], folder: Path) -> PreTrainedMo
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the error says what the report on the weights would
     try:
-        model, report = model_class.from_pretrained(
-            folder, device_map="meta", ignore_mismatched_sizes=True, use_safetensors=True, output_loading_info=True
-        )
+        with LOAD_LOCK:
+            model, report = model_class.from_pretrained(
+                folder, device_map="meta", ignore_mismatched_sizes=True, use_safetensors=True, output_loading_info=True
+            )
     except SafetensorError as error:
         raise ValueError(
             f"the weights in {folder} cannot be read ({error}); expected whole files: copy them again"

@@ -14,6 +14,9 @@ class TrainableAverage:
     The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that the start is soon forgotten.
     Buffers are those of the module itself.
 
+    torch's `AveragedModel` is not used: it copies the frozen parameters too (nine tenths of CC-SAM), averages at a
+    constant decay, and would break the resuming of earlier runs.
+
     Args:
         module: its parameters that require gradients now are averaged.
         decay: weight of the past, [0, 1); 0 makes the average the parameters themselves.

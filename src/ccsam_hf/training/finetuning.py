@@ -21,6 +21,7 @@ from ..evaluation.harness import evaluate_cases
 from ..evaluation.segmenters import CCSamSegmenter
 from ..evaluation.statistics import BASELINES, summarize
 from ..hub.cards import checkpoint_card
+from ..loading import GROUNDER_FOLDER, ModelSource
 from ..modeling_ccsam import CCSamModel
 from .files import write_folder
 from .loop import train
@@ -114,10 +115,11 @@ def finetune(
     def write(folder: Path) -> None:
         shutil.copytree(best, folder, dirs_exist_ok=True)
         splits.save(folder / "splits.json")
-        if (Path(model) / "grounder").is_dir():  # so that texts work with the new one as with the old one
-            shutil.copytree(Path(model) / "grounder", folder / "grounder")
-        base = Path(model).name if Path(model).is_dir() else str(model)
-        (folder / "README.md").write_text(finetuned_card(folder, results, splits, base), encoding="utf-8")
+        source = ModelSource.of(model)
+        if source.grounder is not None:  # so that texts work with the new one as with the old one
+            source.grounder.copy_to(folder / GROUNDER_FOLDER)
+        card = finetuned_card(folder, results, splits, source.base_model)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     write_folder(output, write)

@@ -17,6 +17,7 @@ from .run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
+DECAYED_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)  # their matrices are decayed
 LORA_LAYERS = r".*(vit_branch.*attn\.(qkv|proj)|mask_decoder\.transformer.*attn.*\.(q|k|v|out)_proj)$"
 
 
@@ -99,11 +100,13 @@ def build_optimizer(
     kind: str = "adamw",
     epsilon: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """Adam or AdamW on what learns; biases, norms and embeddings are not decayed."""
+    """Adam or AdamW on what learns; biases, norms, tokens and embeddings, of positions too, are not decayed."""
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    layers = [module for module in network.modules() if isinstance(module, DECAYED_LAYERS)]
+    decayed = {each for layer in layers for each in layer.parameters(recurse=False) if each.ndim > 1}
     groups = [
-        {"params": [each for each in learning if each.ndim > 1], "weight_decay": weight_decay},
-        {"params": [each for each in learning if each.ndim <= 1], "weight_decay": 0.0},
+        {"params": [each for each in learning if each in decayed], "weight_decay": weight_decay},
+        {"params": [each for each in learning if each not in decayed], "weight_decay": 0.0},
     ]
     optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
     return optimizer([group for group in groups if group["params"]], lr=learning_rate, eps=epsilon)

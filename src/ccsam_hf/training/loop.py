@@ -144,6 +144,7 @@ def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Le
 
     save = partial(save_checkpoint, run, accelerator, learner, network, average, output_dir)
     eval_every = run.eval_every or steps_of_epoch
+    save_every = run.save_every or eval_every
     started, window = time.time(), Window()
     bar = tqdm(total=total_steps, initial=progress.step, desc="train", disable=not shows_bar(accelerator))
     while progress.step < total_steps and not is_stalled(run, progress):
@@ -157,16 +158,12 @@ def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Le
             with accelerator.accumulate(network):
                 with accelerator.autocast():
                     loss, terms, _ = network(batch)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"loss is {loss.item()} at step {progress.step + 1}; samples: {names_of(batch)}"
-                    )
                 accelerator.backward(loss)
                 if accelerator.sync_gradients and run.max_grad_norm:
                     accelerator.clip_grad_norm_(network.parameters(), run.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-            window.add({"loss": loss.detach(), **terms})
+            window.add({"loss": loss.detach(), **terms}, progress.step + 1, batch)
             progress.batch += 1
             if not accelerator.sync_gradients:
                 continue
@@ -176,6 +173,8 @@ def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Le
             bar.update()
 
             is_last = progress.step == total_steps
+            if is_last or any(progress.step % each == 0 for each in (run.log_every, eval_every, save_every)):
+                window.check(accelerator)  # before anything is written
             if progress.step % run.log_every == 0 or progress.step == 1 or is_last:
                 entry = {"step": progress.step, "seconds": round(time.time() - started, 1)}
                 entry |= {"lr": schedule.get_last_lr()[0]} | window.means(accelerator)
@@ -190,7 +189,7 @@ def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Le
                     0 if is_best else progress.since_best + 1,
                 )
                 save(progress.step, scores, ["last"] + ["best"] * is_best)
-            if progress.step % (run.save_every or eval_every) == 0 or is_last:
+            if progress.step % save_every == 0 or is_last:
                 save_state(accelerator, output_dir, progress.step, run.keep_states)
             if is_last or is_stalled(run, progress):
                 break
@@ -335,16 +334,35 @@ def write_model(model: CCSamModel, weights: dict[str, torch.Tensor] | None, fold
 
 
 class Window:
-    """Sums of loss terms since the last line of the log."""
+    """Sums of loss terms since the last line of the log, and the losses since the last check."""
 
     def __init__(self):
-        self.sums, self.count = {}, 0
+        self.sums, self.count, self.unchecked = {}, 0, []
 
-    def add(self, terms: dict[str, torch.Tensor]) -> None:
-        """Take in the terms of a batch."""
+    def add(self, terms: dict[str, torch.Tensor], step: int, batch: dict[str, Any]) -> None:
+        """Take in the terms of a batch, and what tells its samples."""
         for name, term in terms.items():
             self.sums[name] = self.sums.get(name, 0) + term
         self.count += 1
+        samples = {name: batch[name] for name in ("dataset", "name", "target") if name in batch}
+        self.unchecked.append((step, terms["loss"], samples))
+
+    def check(self, accelerator: Accelerator) -> None:
+        """Stop every process where a loss of one of them is not finite; called by all of them at the same step.
+
+        To ask at every batch would let the processor wait for the accelerator each time.
+
+        Raises:
+            FloatingPointError: with the step and the samples of the first such loss of this process.
+        """
+        wrong = ~torch.isfinite(torch.stack([loss for _, loss, _ in self.unchecked]))
+        if accelerator.reduce(wrong.sum(), reduction="sum").item() == 0:
+            self.unchecked.clear()
+            return
+        if not wrong.any():
+            raise FloatingPointError("a loss is not finite in another process, whose error names the samples")
+        step, loss, samples = self.unchecked[int(wrong.int().argmax())]
+        raise FloatingPointError(f"loss is {loss.item()} at step {step}; samples: {names_of(samples)}")
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over batches and processes; starts anew."""
@@ -361,7 +379,9 @@ def is_stalled(run: RunConfig, progress: Progress) -> bool:
 
 
 def names_of(batch: dict[str, Any]) -> str:
-    """The samples of a batch in words."""
+    """The samples of a batch in words; those of a mixture are named as a whole."""
+    if "target" not in batch:
+        return ", ".join(batch["name"])
     return ", ".join(
         f"{dataset}/{name} ({target})"
         for dataset, name, target in zip(batch["dataset"], batch["name"], batch["target"], strict=True)

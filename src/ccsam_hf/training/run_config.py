@@ -1,9 +1,13 @@
 """What defines a run (`RunConfig`), read from YAML and command line; `CCSamConfig` defines what it leaves."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from huggingface_hub.dataclasses import type_validator
+
+from ..checks import check_choice
 from ..data.simulator.scenes import TARGETS
 
 SIMULATOR = "simulator"
@@ -14,6 +18,16 @@ ATTENTIONS = ("sdpa", "eager")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTATIONS = ("none", "samus")
+PRESETS = ("vit_b", "samus", "sam", "small", "tiny")
+PRECISIONS = ("no", "bf16", "fp16")
+SMALLEST = {
+    1: ("batch_size", "gradient_accumulation_steps", "log_every", "decay_every", "lora_rank", "num_objects"),
+    0: (
+        *("seed", "epochs", "max_steps", "warmup_steps", "eval_every", "save_every", "keep_states", "patience"),
+        *("num_workers", "train_cases", "eval_cases", "correction_clicks"),
+        *("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "decay_factor"),
+    ),
+}
 Run = TypeVar("Run")
 
 
@@ -29,7 +43,7 @@ class RunConfig:
     config: str | None = about("YAML file with any of the fields below", default=None)
     output_dir: str = about("receives best/, last/, checkpoints/, log.jsonl, run.yaml", default="runs/ccsam")
 
-    preset: str = about("CCSamConfig preset: vit_b, samus, small or tiny", default="vit_b")
+    preset: str = about(f"CCSamConfig preset: one of {PRESETS}", default="vit_b")
     model: dict[str, Any] = about("fields of CCSamConfig, over the preset", default_factory=dict)
     checkpoint: str | None = about("folder or Hub id to start from, in place of a preset", default=None)
     trainable: str = about(f"what learns: one of {TRAINABLE}, see loop.choose_what_learns", default="declared")
@@ -88,7 +102,7 @@ class RunConfig:
     warmup_steps: int = 100
     max_grad_norm: float = about("gradients are clipped to this norm; 0 for never", default=1.0)
     ema_decay: float = about("of the average that is validated and saved; 0 for none", default=0.999)
-    mixed_precision: str = about("no, bf16 or fp16", default="no")
+    mixed_precision: str = about(f"one of {PRECISIONS}", default="no")
     num_workers: int = 1
 
     log_every: int = 25
@@ -100,7 +114,11 @@ class RunConfig:
     push_to_hub: str | None = about("repository id that receives best/ at the end, private", default=None)
 
     def __post_init__(self):
+        check_types(self)
+        check_ranges(self)
         for name, value, accepted in (
+            ("preset", self.preset, PRESETS),
+            ("mixed_precision", self.mixed_precision, PRECISIONS),
             ("trainable", self.trainable, TRAINABLE),
             ("attention", self.attention, ATTENTIONS),
             ("optimizer", self.optimizer, OPTIMIZERS),
@@ -108,8 +126,7 @@ class RunConfig:
             ("augmentation", self.augmentation, AUGMENTATIONS),
             *(("prompts", kind, PROMPT_KINDS) for kind in self.prompts),
         ):
-            if value not in accepted:
-                raise ValueError(f"{name}={value!r}; expected one of {', '.join(accepted)}")
+            check_choice(name, value, accepted)
         if (self.data == MIXTURE) != bool(self.sources):
             raise ValueError(f"data={self.data!r} with {len(self.sources)} sources; sources belong to data=mixture")
         if not self.prompts:
@@ -124,6 +141,30 @@ class RunConfig:
             raise ValueError(
                 f"prompts={self.prompts} and grounder={self.grounder}; the prompt 'text' needs a grounder, and only it"
             )
+
+
+def check_types(run: RunConfig) -> None:
+    """Raise ValueError for a value of another type than its field's; an integer is a number too."""
+    for name, kind in get_type_hints(type(run)).items():  # HfArgumentParser changes the types that `fields` gives
+        value = getattr(run, name)
+        expected = {float: int | float, dict[str, float]: dict[str, int | float]}.get(kind, kind)
+        try:
+            type_validator(name, value, expected)
+        except TypeError as error:
+            told = kind.__name__ if type(kind) is type else kind
+            raise ValueError(f"{name}={value!r}; expected {told}") from error
+
+
+def check_ranges(run: RunConfig) -> None:
+    """Raise ValueError for a number outside its range."""
+    for smallest, names in SMALLEST.items():
+        for name in names:
+            if not smallest <= getattr(run, name) < math.inf:
+                raise ValueError(f"{name}={getattr(run, name)}; expected at least {smallest}")
+    if not 0 <= run.ema_decay < 1:
+        raise ValueError(f"ema_decay={run.ema_decay}; expected at least 0 and below 1")
+    if not 0 <= run.class_free <= 1:
+        raise ValueError(f"class_free={run.class_free}; expected a share in [0, 1]")
 
 
 def read_config(kind: type[Run], arguments: list[str]) -> Run:
