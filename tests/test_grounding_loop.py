@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -247,7 +248,7 @@ def test_an_unknown_key_is_refused_and_the_command_line_beats_the_file(train, se
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(train, settings, monkeypatch):
-    losses, grounding_loss = iter([1.0, float("nan")]), grounding_model.grounding_loss
+    losses, grounding_loss = chain([1.0], repeat(float("nan"))), grounding_model.grounding_loss
 
     def broken(*arguments):
         loss, terms = grounding_loss(*arguments)

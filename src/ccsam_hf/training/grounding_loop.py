@@ -82,8 +82,6 @@ def train_grounder(run: GrounderRun) -> dict[str, Any]:
         seed_everything(run.seed, 1, progress.step, accelerator.process_index)
         with accelerator.autocast():
             loss, terms = network(inputs, labels)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"loss is {loss.item()} at step {progress.step + 1}")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), run.max_grad_norm)
         optimizer.step()
@@ -91,9 +89,16 @@ def train_grounder(run: GrounderRun) -> dict[str, Any]:
         optimizer.zero_grad()
         average.update()
         progress.step += 1
-        window.add({"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}})
+        window.add({"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}, progress.step)
 
         is_last = progress.step == run.max_steps
+        save_every = run.save_every or run.eval_every
+        if (
+            is_last
+            or progress.step == 1
+            or any(progress.step % each == 0 for each in (run.log_every, run.eval_every, save_every))
+        ):
+            window.check(accelerator)  # before anything is written
         if progress.step % run.log_every == 0 or progress.step == 1 or is_last:
             entry = {"step": progress.step, "seconds": round(time.time() - started, 1)}
             means = {name: round(mean, 4) for name, mean in window.means(accelerator).items()}
@@ -104,7 +109,7 @@ def train_grounder(run: GrounderRun) -> dict[str, Any]:
                 check(
                     run, TextGrounder(plain, grounder.processor, grounder.settings), validation, accelerator, progress
                 )
-        if progress.step % (run.save_every or run.eval_every) == 0 or is_last:
+        if progress.step % save_every == 0 or is_last:
             save_state(accelerator, output_dir, progress.step, run.keep_states)
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -173,7 +173,11 @@ def train_learner(run: RunConfig, learner_of: Callable[[RunConfig, Any, Any], Le
             bar.update()
 
             is_last = progress.step == total_steps
-            if is_last or any(progress.step % each == 0 for each in (run.log_every, eval_every, save_every)):
+            if (
+                is_last
+                or progress.step == 1
+                or any(progress.step % each == 0 for each in (run.log_every, eval_every, save_every))
+            ):
                 window.check(accelerator)  # before anything is written
             if progress.step % run.log_every == 0 or progress.step == 1 or is_last:
                 entry = {"step": progress.step, "seconds": round(time.time() - started, 1)}
@@ -339,12 +343,12 @@ class Window:
     def __init__(self):
         self.sums, self.count, self.unchecked = {}, 0, []
 
-    def add(self, terms: dict[str, torch.Tensor], step: int, batch: dict[str, Any]) -> None:
-        """Take in the terms of a batch, and what tells its samples."""
+    def add(self, terms: dict[str, torch.Tensor], step: int, batch: dict[str, Any] | None = None) -> None:
+        """Take in the terms of a batch, and what names its samples where something does."""
         for name, term in terms.items():
             self.sums[name] = self.sums.get(name, 0) + term
         self.count += 1
-        samples = {name: batch[name] for name in ("dataset", "name", "target") if name in batch}
+        samples = {name: batch[name] for name in ("dataset", "name", "target") if name in (batch or {})}
         self.unchecked.append((step, terms["loss"], samples))
 
     def check(self, accelerator: Accelerator) -> None:
@@ -362,7 +366,8 @@ class Window:
         if not wrong.any():
             raise FloatingPointError("a loss is not finite in another process, whose error names the samples")
         step, loss, samples = self.unchecked[int(wrong.int().argmax())]
-        raise FloatingPointError(f"loss is {loss.item()} at step {step}; samples: {names_of(samples)}")
+        named = f"; samples: {names_of(samples)}" if samples else ""
+        raise FloatingPointError(f"loss is {loss.item()} at step {step}{named}")
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over batches and processes; starts anew."""
