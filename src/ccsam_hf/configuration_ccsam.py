@@ -404,11 +404,11 @@ class CCSamConfig(PreTrainedConfig):
         return cls(**{**defaults, **kwargs})
 
     @classmethod
-    def small(cls, **kwargs) -> "CCSamConfig":
-        """The bundled default: 4.6 M parameters, a frozen EfficientNet-Lite0 as CNN, masks that start from a shape."""
+    def lite(cls, **kwargs) -> "CCSamConfig":
+        """4.6 M parameters with a frozen EfficientNet-Lite0 as CNN; masks start from the prompt's shape."""
         width = 96
         defaults = {
-            "initializer_range": 0.06,  # about one over the root of the widths below, as it trains from scratch
+            "initializer_range": 0.1,  # about one over the root of the widths below, as it trains from scratch
             "vision_config": {
                 "hidden_size": width,
                 "num_hidden_layers": 4,

@@ -18,7 +18,7 @@ ATTENTIONS = ("sdpa", "eager")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine", "step")
 AUGMENTATIONS = ("none", "samus")
-PRESETS = ("vit_b", "samus", "sam", "small", "tiny")
+PRESETS = ("vit_b", "samus", "sam", "lite", "tiny")
 PRECISIONS = ("no", "bf16", "fp16")
 SMALLEST = {
     1: ("batch_size", "gradient_accumulation_steps", "log_every", "decay_every", "lora_rank", "num_objects"),
