@@ -5,9 +5,9 @@ r"""Write `evaluation.json` and the card of the bundled checkpoint and of its te
         --model ccsam-tiny=ccsam:src/ccsam_hf/assets/ccsam-tiny --grounder src/ccsam_hf/assets/ccsam-tiny/grounder \
         --data simulated=folder:sim --data BUSI=busi:BUSI --seen simulated --unseen BUSI --prompt box point text
     python training/evaluate_grounder.py --output results/grounder.json
-    python training/evaluate_corrections.py --data sim > results/corrections-sim.txt
+    ccsam-hf evaluate --model src/ccsam_hf/assets/ccsam-tiny --data sim --prompt clicks --output results/sim-clicks
     python training/write_cards.py --study results/study --grounder results/grounder.json \
-        --compared-with "first lesson" --corrections ccsam-tiny simulated results/corrections-sim.txt
+        --compared-with "first lesson" --corrections ccsam-tiny simulated results/sim-clicks/summary.json
 
 `--corrections` comes once for each model and data set, `--compared-with` where the study has another model. Without
 `--study` the cards alone are written anew, from the `evaluation.json` that lie there. Figures of other weights than
@@ -16,17 +16,15 @@ the bundled ones are refused.
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ccsam_hf import DEFAULT, TINY, TINY_GROUNDER
 from ccsam_hf.evaluation.record import grounding_record, study_record, write_record
+from ccsam_hf.evaluation.rows import CLICK_COLUMNS
 from ccsam_hf.files import write_text
 from ccsam_hf.hub.cards import checkpoint_card, grounder_card
-
-PRINTED = re.compile(r"(\d+) cases, Dice by number of clicks: (\[[\d., ]+\])")  # by training/evaluate_corrections.py
 
 
 def tiny_card(folder: str | Path = TINY) -> str:
@@ -50,11 +48,16 @@ def tiny_grounder_card(folder: str | Path = TINY_GROUNDER) -> str:
 
 
 def corrections_in(model: str, data: str, path: str | Path) -> dict[str, Any]:
-    """What training/evaluate_corrections.py printed into a file, of a model and data set of the study."""
-    found = PRINTED.findall(Path(path).read_text(encoding="utf-8"))
-    if len(found) != 1:
-        raise ValueError(f"{path} has {len(found)} lines of training/evaluate_corrections.py; expected one")
-    return {"model": model, "data": data, "n": int(found[0][0]), "dice": json.loads(found[0][1])}
+    """Dice by number of clicks in the summary.json of `ccsam-hf evaluate --prompt clicks`, by the study's names."""
+    summary = json.loads(Path(path).read_text(encoding="utf-8"))
+    if summary.get("prompt") != "clicks":
+        raise ValueError(
+            f"{path} is of the prompt {summary.get('prompt')!r}; expected ccsam-hf evaluate --prompt clicks"
+        )
+    entry, identity = summary["all"], summary["identity"]
+    dice = [round(entry[column]["mean"], 1) for column in CLICK_COLUMNS]
+    hashes = {"weights": identity["models"][0]["sha256"], "cases": identity["data"][0]["sha256"]}
+    return {"model": model, "data": data, "n": entry["n"], "dice": dice} | hashes
 
 
 def write_card(folder: str | Path, text: str) -> None:

@@ -30,11 +30,13 @@ def find_deepest_point(region: np.ndarray, taken: np.ndarray | None = None) -> t
     Returns:
         (x, y); the first one row by row where several are equally deep.
     """
-    depth = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    depth = distance_transform_edt(np.pad(region[window], 1))[1:-1, 1:-1]
     if taken is not None:
-        depth[taken] = 0
+        depth[taken[window]] = 0
     row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return int(column), int(row)
+    return int(columns[0] + column), int(rows[0] + row)
 
 
 def find_next_click(mask: np.ndarray, truth: np.ndarray, taken: np.ndarray) -> tuple[tuple[int, int], int] | None:

@@ -38,8 +38,8 @@ def study_record(
         study: output folder of training/evaluate.py, with the checkpoint among its models.
         folder: of the checkpoint.
         compared_with: another model of the study; the record then holds how the checkpoint differs from it.
-        corrections: Dice by number of clicks, `{"model", "data", "n", "dice": [percent, ...]}` each, of models and
-            data sets of the study; the first click is that of the prompt "point".
+        corrections: Dice by number of clicks, of models and data sets of the study: `{"model", "data", "n", "dice":
+            [percent, ...], "weights", "cases"}` each, the last two being the hashes of both.
 
     Returns:
         "weights", file name -> SHA-256; "state_sha256" of names and values; "protocol", "command", "versions"; "data",
@@ -66,7 +66,7 @@ def study_record(
         record["compared"] = compared(read_study(study, "comparisons.json"), model, compared_with)
     if corrections:
         record["corrections"] = [
-            {"model": model_role(each["model"], model), **check_correction(each, entries)} for each in corrections
+            {"model": model_role(each["model"], model), **check_correction(each, about)} for each in corrections
         ]
     return record
 
@@ -265,17 +265,15 @@ def model_role(name: str, model: str) -> str:
     return "this" if name == model else name
 
 
-def check_correction(correction: dict[str, Any], entries: Sequence[dict]) -> dict[str, Any]:
-    """Data, number of cases and Dice by clicks; ValueError where the first click is not what the study measured."""
-    key = (correction["model"], correction["data"], "point", "all")
-    entry = next((each for each in entries if tuple(each[name] for name in ENTRY) == key), None)
-    given = f"{correction['dice'][0]} of {correction['n']}"
-    measured = entry and f"{entry['dice']['mean']:.1f} of {entry['n']}"
-    if given != measured:
-        raise ValueError(
-            f"the first click of {key[0]!r} on {key[1]!r} has a Dice of {given} cases among the corrections and of "
-            f"{measured} in the study: measure both with the same weights and data"
-        )
+def check_correction(correction: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Data, number of cases and Dice by clicks; ValueError where weights or cases are not those of the study."""
+    for kind, name, hash_of in (("models", "model", "weights"), ("data", "data", "cases")):
+        known = next((each["sha256"] for each in about[kind] if each["name"] == correction[name]), None)
+        if known is None or known != correction[hash_of]:
+            raise ValueError(
+                f"the corrections are of {name} {correction[name]!r} with {hash_of} {correction[hash_of][:12]}, the "
+                f"study has {str(known)[:12]} under that name: measure both with the same weights and data"
+            )
     return {name: correction[name] for name in ("data", "n", "dice")}
 
 
