@@ -121,9 +121,8 @@ def evaluate_directory(
         `n_without_object`, `grounder` (None for zero-shot), `versions`, and `identity`, see `identify`.
 
     Raises:
-        FileNotFoundError: a folder is missing.
-        ValueError: an argument is unknown, the cases are not as their layout says, none can be evaluated, a target has
-            a name that the summary uses, a text would ask for "object", or another evaluation was stopped there.
+        FileNotFoundError, ValueError: a folder is missing, an argument is unknown, no case can be evaluated, a target
+            has a name that the summary uses, a text would ask for "object", or another evaluation was stopped there.
     """
     check_choice("prompt", prompt, PROMPTS)
     check_choice("protocol", protocol, PROTOCOLS)
@@ -137,14 +136,18 @@ def evaluate_directory(
     models = {str(model_dir): load_segmenter(str(model_dir), num_samples)}
     found_by = load_grounder(models[str(model_dir)], grounder) if prompt == "text" else None
     identity = identify(models, [data], [prompt], draws, found_by)
-    output_dir = Path(output_dir)
-    rows = collect(models, [data], [prompt], draws, found_by, output_dir, identity)
-    name_misses(rows)
+    rows = collect(models, [data], [prompt], draws, found_by, Path(output_dir), identity)
     about = {"prompt": prompt, "protocol": protocol, "split": split, "limit": limit, "model": str(model_dir)}
     about |= {"n_without_object": without_object, "grounder": describe_grounder(found_by)}
     about |= {"versions": identity["versions"], "identity": identity}
+    return write_evaluation(Path(output_dir), rows, about)
+
+
+def write_evaluation(output_dir: Path, rows: list[dict], about: dict[str, Any]) -> dict[str, Any]:
+    """Write cases.csv and summary.json, whose content is returned, and name what was missed."""
+    name_misses(rows)
     summary = summarize(rows) | {"reliability": summarize_reliability(rows)} | about
-    write_text(output_dir / "cases.csv", format_csv(rows, [prompt]))
+    write_text(output_dir / "cases.csv", format_csv(rows, [about["prompt"]]))
     write_json(output_dir / "summary.json", summary)
     (output_dir / UNFINISHED).unlink()
     return summary
