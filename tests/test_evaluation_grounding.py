@@ -20,8 +20,10 @@ from ccsam_hf.evaluation.grounding import (
     average_precision,
     best_threshold,
     evaluate_grounder,
+    fit_calibration,
     largest_difference,
     mean_boxes,
+    quiet_threshold,
     scene_rows,
     scenes_of,
     summarize_grounding,
@@ -32,6 +34,7 @@ from ccsam_hf.evaluation.metrics import miss_scores
 from ccsam_hf.evaluation.segmenters import LOADERS, Prediction
 from ccsam_hf.evaluation.statistics import summarize
 from ccsam_hf.grounding import GrounderSettings, GroundingResult, TextGrounder
+from ccsam_hf.grounding_boxes import calibrate
 
 
 class GrounderThatAnswers:
@@ -274,11 +277,12 @@ def test_recall_and_false_alarms_of_each_target_in_each_set_with_their_intervals
 
 
 def test_the_blind_guess_is_the_mean_box_of_other_scenes():
-    blind = mean_boxes([scene(breast_lesion=[0, 0, 100, 80]), scene(breast_lesion=[100, 80, 200, 160])])
-    np.testing.assert_allclose(blind["breast lesion"], [0.25, 0.25, 0.75, 0.75])
+    boxes = {"a": [0, 0, 100, 80], "b": [100, 80, 200, 160], "c": None}
+    blind = mean_boxes([case("breast lesion", name, box) for name, box in boxes.items()])
+    np.testing.assert_allclose(blind["breast lesion"], [0.25, 0.25, 0.75, 0.75], atol=0.01)
     grounder = GrounderThatAnswers({"breast lesion": (LESION, 0.9), "left ventricle": (VENTRICLE, 0.9)})
     (row,) = scene_rows(grounder, scene(breast_lesion=[50, 40, 150, 80]), blind=blind)
-    assert row["blind_iou"] == pytest.approx(0.5)
+    assert row["blind_iou"] == pytest.approx(0.5, abs=0.02)
     (other,) = scene_rows(grounder, scene(left_ventricle=VENTRICLE), blind=blind)
     assert "blind_iou" not in other
     assert summarize_pairs([row])[0]["blind_recall"] == 1 and summarize_pairs([other])[0]["blind_recall"] is None
@@ -288,6 +292,39 @@ def test_a_score_that_depends_on_other_texts_is_told():
     answers = {"left ventricle": (VENTRICLE, 0.9), "left atrium": (ATRIUM, 0.6)}
     assert largest_difference(GrounderThatAnswers(answers), heart()) == 0
     assert largest_difference(GrounderThatAnswers(answers, shared=0.25), heart()) == pytest.approx(0.25)
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+def scored(target: str, score: float, right: bool) -> dict:
+    return {"target": target, "present": right, "iou": 0.9 if right else None, "score": score}
+
+
+def test_a_calibrated_score_is_the_share_of_right_boxes_and_keeps_the_order(rng):
+    rows = []
+    for target, scale, shift in (("lesion", 2.0, 3.0), ("head", 0.5, -1.0)):
+        logits = rng.normal(0, 2, 3000)
+        right = rng.random(3000) < 1 / (1 + np.exp(-(scale * logits + shift)))
+        rows += [scored(target, 1 / (1 + math.exp(-each)), bool(hit)) for each, hit in zip(logits, right, strict=True)]
+    fitted = fit_calibration(rows + [scored("never right", 0.4, False)])
+    assert fitted.keys() == {"lesion", "head"}
+    assert fitted["lesion"] == pytest.approx([2.0, 3.0], abs=0.3) and fitted["head"] == pytest.approx(
+        [0.5, -1.0], abs=0.1
+    )
+    scores = torch.tensor([0.0, 0.2, 0.9, 1.0])
+    moved = calibrate(scores, fitted["head"])
+    assert moved.isfinite().all() and (moved.diff() > 0).all()
+    assert moved[1].item() == pytest.approx(1 / (1 + math.exp(1.0 - 0.5 * math.log(0.25))), abs=0.03)
+    assert torch.equal(calibrate(scores, None), scores)
+
+
+def test_the_quiet_threshold_is_the_lowest_with_few_false_alarms_of_every_target():
+    rows = [scored("lesion", each / 100, False) for each in range(0, 50)]
+    rows += [scored("head", 0.7, True), scored("head", 0.1, False)]
+    assert quiet_threshold(rows, 0.1) == 0.45  # 45 to 49 remain, a tenth
+    assert quiet_threshold(rows, 0.0) == 0.5
+    assert quiet_threshold(rows + [scored("head", 1.0, False)], 0.0) == 1.0
 
 
 # --- average precision -----------------------------------------------------------------------------------------------

@@ -256,6 +256,16 @@ def test_a_fallback_for_an_unknown_target_says_that_it_is_unknown(knowing, image
         assert "is not a target that this grounder learnt" in result.reason and result.reason.endswith(told)
 
 
+def test_a_calibration_changes_the_scores_of_its_target_alone(grounder, image, tmp_path):
+    before = grounder(image, PHRASES, **EVERY_BOX)
+    grounder.settings.calibration = {"thyroid nodule": [0.5, 1.0]}
+    grounder.save_pretrained(tmp_path)
+    nodule, ventricle = TextGrounder.from_pretrained(tmp_path)(image, PHRASES, **EVERY_BOX)
+    torch.testing.assert_close(nodule.scores, torch.sigmoid(0.5 * before[0].scores.logit() + 1.0), rtol=1e-4, atol=0)
+    assert torch.equal(nodule.boxes, before[0].boxes) and nodule.best_score == nodule.scores[0]
+    assert_same_finds([ventricle], before[1:])
+
+
 def test_known_targets_are_saved_and_forgotten_with_another_text_encoder(knowing, tmp_path):
     knowing.save_pretrained(tmp_path / "grounder")
     loaded = TextGrounder.from_pretrained(tmp_path / "grounder")

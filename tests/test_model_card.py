@@ -336,6 +336,16 @@ def test_a_grounder_is_recorded_with_its_way_to_the_mask(study, grounder_scores)
     assert "masks" not in grounding_record(grounder_scores, TINY_GROUNDER)
 
 
+def test_the_figures_of_a_grounder_on_real_sets_are_recorded(grounder_scores, tmp_path):
+    pair = {"data": "BUSI", "target": "breast lesion", "n": 3, "recall": 2 / 3, "recall_ci95": [1 / 3, 1.0]}
+    real = {"split": "test", "lists": "real.json", "pairs": [pair], "largest_difference": 0.0}
+    (tmp_path / "scores.json").write_text(json.dumps(json.loads(grounder_scores.read_text()) | {"real": real}))
+    record = grounding_record(tmp_path / "scores.json", TINY_GROUNDER)
+    assert record["real"] == [pair | {"recall": 0.666667, "recall_ci95": [0.333333, 1.0]}]
+    assert (record["real_split"], record["largest_difference"]) == ("test", 0.0)
+    assert "real" not in grounding_record(grounder_scores, TINY_GROUNDER)
+
+
 def test_another_grounder_is_refused(study, grounder_scores, tmp_path):
     scores = json.loads(grounder_scores.read_text())
     for other, told in (({"sha256": "f" * 64}, "ffffffffffff"), ({"sha256": None}, "None")):

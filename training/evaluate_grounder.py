@@ -1,11 +1,11 @@
 """Ask a text grounder for what is in images and for what is not; write one JSON file.
 
     python training/evaluate_grounder.py --output results/grounder.json
-    python training/evaluate_grounder.py --grounder ccsam-small --data ../shared/real-ultrasound \
+    python training/evaluate_grounder.py --grounder ccsam-small --root DIRECTORY \
         --set BUSI=busi CAMUS=camus HC18=folder CCA=folder --output results/grounder.json
 
 Always: unseen simulated scenes with two structures or more, so that the text decides which box is right, in both forms
-of the text. With `--set`: the test part of data sets below `--data`, in which every target that the grounder knows is
+of the text. With `--set`: the test part of data sets below `--root`, in which every target that the grounder knows is
 asked for. Beside it stands the recall of a blind guess, the mean box of the target in the training part, and how much
 a score changes when other texts are asked in the same call.
 """
@@ -59,21 +59,21 @@ def evaluate_simulated(grounder: TextGrounder, count: int, seed: int) -> dict[st
 
 
 def evaluate_sets(
-    grounder: TextGrounder, data: Path, layouts: dict[str, str], lists: Path, split: str
+    grounder: TextGrounder, root: Path, layouts: dict[str, str], lists: Path, split: str
 ) -> dict[str, Any]:
     """Recall and false alarms on one part of data sets, by target and set.
 
     Args:
         grounder: is asked for all targets that it knows.
-        data: the folder above those of the sets.
+        root: the folder above those of the sets.
         layouts: name of a set's folder -> its layout.
         lists: file of the splits.
         split: the part that is measured; blind boxes come from the training parts.
     """
     splits, known = Splits.load(lists), grounder.settings.known_targets or sorted(TARGETS)
-    placed = {name: splits.apply(read_cases(data / name, layout)) for name, layout in layouts.items()}
+    placed = {name: splits.apply(read_cases(root / name, layout)) for name, layout in layouts.items()}
     training = [case for cases in placed.values() for case in cases if case.split == "train"]
-    blind = mean_boxes(scenes_of(training, known))
+    blind = mean_boxes(training)
     rows, difference = [], 0.0
     for name, cases in placed.items():
         scenes = scenes_of([case for case in cases if case.split == split], known)
@@ -96,20 +96,20 @@ def main() -> None:
     parser.add_argument("--grounder", default=ccsam_hf.TINY_GROUNDER, help="folder or Hub id; left out, ccsam-tiny's")
     parser.add_argument("--count", type=int, default=300, help="simulated scenes; 0 for none")
     parser.add_argument("--seed", type=int, default=TEST_SEEDS, help="seed of the first scene")
-    parser.add_argument("--data", type=Path, help="folder above those of --set")
+    parser.add_argument("--root", type=Path, help="folder above those of --set")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=LAYOUT", help="data sets to measure")
     parser.add_argument("--splits", type=Path, default=SPLITS, help="lists of their images")
     parser.add_argument("--split", default="test", choices=("validation", "test"), help="the part that is measured")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    if bool(arguments.set) != (arguments.data is not None) or not all("=" in each for each in arguments.set):
-        parser.error("--data and --set NAME=LAYOUT belong together, for instance --data sets --set BUSI=busi")
+    if bool(arguments.set) != (arguments.root is not None) or not all("=" in each for each in arguments.set):
+        parser.error("--root and --set NAME=LAYOUT belong together, for instance --root sets --set BUSI=busi")
 
     grounder = TextGrounder.from_pretrained(arguments.grounder)
     results = evaluate_simulated(grounder, arguments.count, arguments.seed)
     if arguments.set:
         layouts = dict(each.split("=", 1) for each in arguments.set)
-        results["real"] = evaluate_sets(grounder, arguments.data, layouts, arguments.splits, arguments.split)
+        results["real"] = evaluate_sets(grounder, arguments.root, layouts, arguments.splits, arguments.split)
     about = {"grounder": Path(arguments.grounder).name, "tuned_on": grounder.settings.tuned_on}
     about |= {"scenes": arguments.count, "seed": arguments.seed, "box_threshold": grounder.settings.box_threshold}
     about |= {"sha256": about_module(grounder.model, None)["sha256"]}

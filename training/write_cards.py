@@ -26,6 +26,8 @@ from ccsam_hf.evaluation.rows import CLICK_COLUMNS
 from ccsam_hf.files import write_text
 from ccsam_hf.hub.cards import checkpoint_card, grounder_card
 
+SMALL_GROUNDER = Path(TINY).parent / "ccsam-small" / "grounder"
+
 
 def tiny_card(folder: str | Path = TINY) -> str:
     """The card of ccsam-tiny."""
@@ -44,6 +46,17 @@ def tiny_grounder_card(folder: str | Path = TINY_GROUNDER) -> str:
     """The card of its grounder."""
     return grounder_card(
         folder, template="ccsam-tiny-grounder.md", name="ccsam-tiny-grounder", tags=("simulated-data",)
+    )
+
+
+def small_grounder_card(folder: str | Path) -> str:
+    """The card of the grounder of ccsam-small, whose weights carry the terms of CAMUS."""
+    return grounder_card(
+        folder,
+        template="ccsam-small-grounder.md",
+        name="ccsam-small-grounder",
+        license="cc-by-nc-sa-4.0",
+        tags=("real-data",),
     )
 
 
@@ -72,6 +85,9 @@ def main(texts: Sequence[str] | None = None, tiny: str | Path = TINY, grounder: 
     parser.add_argument("--grounder", type=Path, help="output of training/evaluate_grounder.py")
     parser.add_argument("--compared-with", metavar="MODEL", help="another model of the study")
     parser.add_argument("--corrections", nargs=3, action="append", default=[], metavar=("MODEL", "DATA", "FILE"))
+    parser.add_argument(
+        "--small-grounder", type=Path, help="output of training/evaluate_grounder.py for that of ccsam-small"
+    )
     arguments = parser.parse_args(texts)
     if (arguments.study is None) != (arguments.grounder is None):
         parser.error("--study and --grounder belong together")
@@ -84,6 +100,10 @@ def main(texts: Sequence[str] | None = None, tiny: str | Path = TINY, grounder: 
         for folder, record in records.items():
             write_record(folder, record)
     cards = {tiny: tiny_card(tiny), grounder: tiny_grounder_card(grounder)}
+    if arguments.small_grounder is not None:
+        write_record(SMALL_GROUNDER, grounding_record(arguments.small_grounder, SMALL_GROUNDER))
+    if tiny == TINY and SMALL_GROUNDER.is_dir():
+        cards[SMALL_GROUNDER] = small_grounder_card(SMALL_GROUNDER)
     for folder, text in cards.items():
         write_card(folder, text)
 

@@ -6,7 +6,7 @@ Letters: B captions, Q queries, T tokens of a caption, P phrases of a caption, n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
 from .descriptions import FORMS, nearest_targets, to_phrase
 from .geometry import boxes_from_unit
-from .grounding_boxes import FALLBACKS, detect, select_boxes, settle, share_image
+from .grounding_boxes import FALLBACKS, calibrate, detect, select_boxes, settle, share_image
 from .grounding_loading import exchange_text_encoder, load_detector, name_of
 from .grounding_texts import encode_captions, make_caption, phrase_delimiter_ids, separate_phrases
 from .image_processing_ccsam import as_list, to_three_channels, to_unit_image
@@ -38,6 +38,8 @@ class GrounderSettings:
         nms_threshold: default of `TextGrounder.__call__`.
         known_targets: names of the targets that the weights learnt; any other text is answered with a reason that
             names them. None for a detector that takes any text.
+        calibration: target -> (scale, shift) of its logits, which make its score the share of boxes that are right:
+            see `evaluation.grounding.fit_calibration`. Other texts keep the detector's score.
     """
 
     text_encoder: str = "bert-base-uncased"
@@ -46,6 +48,7 @@ class GrounderSettings:
     box_threshold: float = 0.3
     nms_threshold: float = 0.7
     known_targets: list[str] | None = None
+    calibration: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ class TextGrounder:
         """Let another BERT read the text: its weights, its tokenizer, its vocabulary.
 
         Source: CC-SAM paper, Section 3.3 (a medical BERT embeds the description). Nothing was trained on the two
-        together, so the result wants fine-tuning: `tuned_on` and `known_targets` are forgotten. The projection into
-        the detector stays where the widths agree, and is newly drawn where they differ.
+        together, so the result wants fine-tuning: `tuned_on`, `known_targets` and `calibration` are forgotten. The
+        projection into the detector stays where the widths agree, and is newly drawn where they differ.
 
         Args:
             text_encoder: folder or id of a checkpoint with model type "bert", and its tokenizer.
@@ -168,7 +171,7 @@ class TextGrounder:
         self._refuse_original("given another text encoder")
         self.processor = exchange_text_encoder(self.model, self.processor, text_encoder)
         self.settings.text_encoder, self.settings.tuned_on = name_of(text_encoder), None
-        self.settings.known_targets = None
+        self.settings.known_targets, self.settings.calibration = None, {}
 
     def _refuse_original(self, what: str) -> None:
         if not isinstance(self.model, GroundingDinoForObjectDetection):
@@ -236,6 +239,7 @@ class TextGrounder:
         results = []
         for text, phrase, caption, (tokens, phrase_maps) in zip(texts, phrases, captions, encoded, strict=True):
             boxes_cxcywh_unit, scores = detect(model, inputs, tokens, phrase_maps[0])
+            scores = calibrate(scores, self.settings.calibration.get(phrase))
             boxes = boxes_from_unit(boxes_cxcywh_unit, image_size)
             found = select_boxes(boxes, scores, box_threshold, nms_threshold, every_instance)
             reason = self.reason_against(text, phrase, found, box_threshold)

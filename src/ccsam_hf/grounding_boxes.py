@@ -4,6 +4,7 @@ Letters: B texts, Q queries, T tokens of a caption, n boxes.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torchvision.ops import nms
 from transformers import GroundingDinoForObjectDetection
 
 FALLBACKS = ("none", "best_box", "whole_image")
+LOGIT_EPS = 1e-6  # of a score, so that its logit is finite
 
 
 class KnownFeatures(nn.Module):
@@ -88,6 +90,14 @@ def detect(
     return output.pred_boxes[0].float().cpu(), scores
 
 
+def calibrate(scores: Tensor, scale_and_shift: Sequence[float] | None) -> Tensor:
+    """Scores (Q,) with their logits scaled and shifted, in their order; as they are without (scale, shift)."""
+    if scale_and_shift is None:
+        return scores
+    scale, shift = scale_and_shift
+    return torch.sigmoid(scale * torch.logit(scores, eps=LOGIT_EPS) + shift)
+
+
 def select_boxes(
     boxes: Tensor, scores: Tensor, box_threshold: float, nms_threshold: float, every_instance: bool
 ) -> dict[str, Any]:
@@ -141,4 +151,4 @@ def settle(found: dict[str, Any], reason: str | None, fallback: str, image_size:
     return {**found, "boxes": found["boxes"][:0], "scores": found["scores"][:0], "reason": reason}
 
 
-__all__ = ["FALLBACKS", "detect", "select_boxes", "settle", "share_image"]
+__all__ = ["FALLBACKS", "calibrate", "detect", "select_boxes", "settle", "share_image"]

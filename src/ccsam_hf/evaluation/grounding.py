@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
+from scipy.special import logit
 from scipy.stats import binomtest
 from torchvision.ops import box_iou
 
@@ -18,6 +20,7 @@ from ..data.cases import Case
 from ..data.prompts import tight_box
 from ..descriptions import find_target
 from ..grounding import TextGrounder
+from ..grounding_boxes import LOGIT_EPS
 
 IOU_THRESHOLD = 0.5
 
@@ -68,13 +71,14 @@ def are_of_two_organs(first: str, second: str) -> bool:
     return None not in found and found[0].organ != found[1].organ
 
 
-def mean_boxes(scenes: Iterable[Scene]) -> dict[str, np.ndarray]:
+def mean_boxes(cases: Iterable[Case]) -> dict[str, np.ndarray]:
     """For each target the mean box, (4,) xyxy in [0, 1] of the image: the guess of one who does not see the image."""
     boxes: dict[str, list[np.ndarray]] = defaultdict(list)
-    for scene in scenes:
-        height, width = scene.image.shape
-        for target, box in scene.boxes.items():
-            boxes[target].append(np.asarray(box) / [width, height, width, height])
+    for case in cases:
+        mask = case.mask
+        if mask.any():
+            height, width = mask.shape
+            boxes[case.target].append(tight_box(mask) / [width, height, width, height])
     return {target: np.mean(each, axis=0) for target, each in boxes.items()}
 
 
@@ -244,6 +248,54 @@ def best_threshold(rows: Sequence[dict[str, Any]]) -> float | None:
     return float(candidates[int(np.argmax(gain))])
 
 
+def fit_calibration(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Scale and shift of each target's logits that make its score the share of boxes that are right.
+
+    Source: Platt, "Probabilistic outputs for support vector machines", 1999, with his targets in place of 0 and 1. A
+    box is right where the target is present and its best box has an IoU of at least 0.5. Chosen here: the scale stays
+    between 0.1 and 10, so that the order of boxes does.
+
+    Args:
+        rows: those of `scene_rows` by a grounder without a calibration.
+
+    Returns:
+        target -> [scale, shift], for targets with right boxes and others.
+    """
+    fitted = {}
+    for target in sorted({row["target"] for row in rows}):
+        own = [row for row in rows if row["target"] == target]
+        right = np.array([row["present"] and row["iou"] >= IOU_THRESHOLD for row in own])
+        if right.all() or not right.any():
+            continue
+        logits = logit(np.clip([row["score"] for row in own], LOGIT_EPS, 1 - LOGIT_EPS))
+        wanted = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
+
+        def loss(scale_and_shift: np.ndarray, logits: np.ndarray = logits, wanted: np.ndarray = wanted) -> float:
+            moved = scale_and_shift[0] * logits + scale_and_shift[1]
+            return float(np.mean(np.logaddexp(0, moved) - wanted * moved))
+
+        found = minimize(loss, [1.0, 0.0], method="L-BFGS-B", bounds=[(0.1, 10), (None, None)])
+        fitted[target] = [round(float(value), 4) for value in found.x]
+    return fitted
+
+
+def quiet_threshold(rows: Sequence[dict[str, Any]], share: float) -> float:
+    """The lowest score, in hundredths, from which of each target at most so large a share of absent ones is found.
+
+    Args:
+        rows: those of `scene_rows`.
+        share: of the images without a target, [0, 1].
+    """
+    absent = defaultdict(list)
+    for row in rows:
+        if not row["present"]:
+            absent[row["target"]].append(row["score"])
+    for threshold in np.arange(1, 100) / 100:
+        if all(np.mean(np.array(scores) >= threshold) <= share for scores in absent.values()):
+            return float(threshold)
+    return 1.0
+
+
 def average_precision(rows: Sequence[dict[str, Any]]) -> float | None:
     """Mean average precision over IoU thresholds 0.5 to 0.95 and over targets, of the best box of each text.
 
@@ -275,8 +327,10 @@ __all__ = [
     "average_precision",
     "best_threshold",
     "evaluate_grounder",
+    "fit_calibration",
     "largest_difference",
     "mean_boxes",
+    "quiet_threshold",
     "scene_rows",
     "scenes_of",
     "summarize_grounding",

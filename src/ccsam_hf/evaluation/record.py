@@ -85,7 +85,9 @@ def grounding_record(
     Returns:
         "weights" and "state_sha256" as in `study_record`; "scenes", "seed", "versions"; "results", an entry of
         `ccsam_hf.evaluation.grounding.summarize_grounding` for each form of the text and target, "form" and "target"
-        among it; "average_precision" by form; "masks", protocol, command, versions, data and results of the study.
+        among it; "average_precision" by form; where real sets were measured "real", the entries of
+        `ccsam_hf.evaluation.grounding.summarize_pairs`, "real_split", the part of the sets, and "largest_difference"
+        of a score alone and among others; "masks", protocol, command, versions, data and results of the study.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -110,6 +112,10 @@ def grounding_record(
             if target != "average_precision"
         ],
     }
+    if "real" in content:
+        real = content["real"]
+        record["real"] = [{name: rounded_all(value) for name, value in pair.items()} for pair in real["pairs"]]
+        record |= {"real_split": real["split"], "largest_difference": rounded(real["largest_difference"])}
     if study is not None:
         about, entries = read_study(study, "study.json"), read_study(study, "summary.json")
         check_state((about["grounder"] or {}).get("sha256"), state, study, folder)
@@ -275,6 +281,13 @@ def check_correction(correction: dict[str, Any], about: dict[str, Any]) -> dict[
                 f"study has {str(known)[:12]} under that name: measure both with the same weights and data"
             )
     return {name: correction[name] for name in ("data", "n", "dice")}
+
+
+def rounded_all(value: Any) -> Any:
+    """A name as it is, a number or a list of numbers with the digits that are kept."""
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return value if isinstance(value, str) else rounded(value)
 
 
 def rounded(value: float | None) -> float | None:
