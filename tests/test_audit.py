@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 
 from ccsam_hf import image_files
 from ccsam_hf.data import cases as cases_module
-from ccsam_hf.data.audit import AuditReport, audit_cases, images_to_remove, looks
+from ccsam_hf.data.audit import AuditReport, audit_cases, auditing, images_to_remove, looks
+from ccsam_hf.data.audit.fingerprints import Match
 from ccsam_hf.data.cases import Case, ImageFile, MaskFiles
 from ccsam_hf.data.readers import list_cases
 from ccsam_hf.data.simulator import TARGETS, simulate
@@ -94,6 +95,16 @@ def test_a_mirrored_copy_leaks_from_the_split_that_counts_more(cases, scenes, tm
     assert first.splits == ("validation", "train") and first.score > 0.8
     assert "mirrored left-right" in first.detail and "cropped or moved" in first.detail
     assert report.findings == audit_cases([*copies, *cases][::-1]).findings
+
+
+def test_images_that_look_alike_are_noted_and_kept(cases, monkeypatch):
+    weak = [Match(0, 1, 0.7, "", (1.04, 0.97), (0.02, 0.01)), Match(1, 9, 0.71, "", (1.04, 0.97), (0.02, 0.01))]
+    monkeypatch.setattr(auditing, "find_matches", lambda *_: weak)
+    filed = [replace(case, category=str(i)) for i, case in enumerate(cases)]
+    report = audit_cases(filed)
+    assert kinds(report) == [("note", "alike", "00 01 09")] and removed(report) == []
+    (finding,) = (each for each in report.findings if each.kind == "alike")
+    assert finding.detail == "correlation 0.70 to 0.71, cropped or moved; look whether they show one patient"
 
 
 def test_copies_in_another_data_set_are_found(cases):
@@ -238,14 +249,15 @@ def test_the_real_cases_hold_one_lesion_four_times_and_marks_in_thirteen_images(
     report = audit_cases([replace(case, split=place.get(case.name, "train")) for case in cases])
     alike = [kind for kind in kinds(report) if kind[1] != "empty mask"]
     assert alike == [
-        ("error", "leaking near duplicate", "malignant (4) malignant (6) malignant (7) malignant (8)"),
+        ("error", "leaking near duplicate", "malignant (4) malignant (7) malignant (8)"),
         ("error", "leaking near duplicate", "malignant (6) malignant (7) malignant (8)"),
         ("warning", "near duplicate", "malignant (7) malignant (8)"),
+        ("note", "alike", "malignant (4) malignant (6)"),  # moved, and less alike than its copies
     ]
     benign, malignant = (1, 2, 3, 4, 6, 9, 19, 22, 46), (10, 11, 14, 26)  # as seen by eye
     marked = {finding.images[0][1] for finding in report.findings if finding.kind in MARKS}
     assert marked == {f"benign ({i})" for i in benign} | {f"malignant ({i})" for i in malignant}
     rest = images_to_remove(report)["BUSI"]
-    assert sorted(rest) == ["malignant (6)", "malignant (7)", "malignant (8)"]
+    assert sorted(rest) == ["malignant (7)", "malignant (8)"]
     left = [replace(case, split=place.get(case.name, "train")) for case in cases if case.name not in rest]
     assert not [finding for finding in audit_cases(left).findings if finding.severity == "error"]

@@ -36,6 +36,31 @@ def test_tissue_has_no_strokes(tissue):
     assert not stroke_pixels(np.zeros((50, 60), np.uint8)).any()
 
 
+def blurred_echo(tissue: np.ndarray, what: str) -> np.ndarray:
+    """Tissue with a bright echo that is narrow, but blurred as echoes are."""
+    echo = Image.new("L", tissue.shape[::-1])
+    draw = ImageDraw.Draw(echo)
+    if what == "skull":
+        draw.ellipse((60, 90, 180, 180), outline=255, width=3)
+    elif what == "reflectors":
+        for x, y in ((70, 110), (120, 130), (160, 150)):
+            draw.line((x, y, x + 2, y + 7), fill=255, width=2)
+    blurred = gaussian_filter(np.asarray(echo, dtype=float), (1.0, 1.8))
+    return np.clip(tissue * 0.4 + blurred / blurred.max() * 200, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("what", ["skull", "reflectors"])
+def test_a_narrow_bright_echo_is_no_stroke(tissue, what):
+    assert not stroke_pixels(blurred_echo(tissue, what)).any()
+
+
+def test_the_edge_of_a_sector_beside_bright_tissue_is_no_stroke(tissue):
+    rows, columns = np.mgrid[: tissue.shape[0], : tissue.shape[1]]
+    near_edge = np.exp(-(((columns - 60 - rows // 2) / 4) ** 2))
+    sector = np.where(columns >= 60 + rows // 2, np.clip(tissue * 0.4 + 200 * near_edge, 0, 255), 0)
+    assert not stroke_pixels(sector.astype(np.uint8)).any()
+
+
 @pytest.mark.parametrize("what", ["text", "cross", "broken line"])
 def test_strokes_are_found_where_they_were_drawn(tissue, what):
     marked = draw_on(tissue, what)

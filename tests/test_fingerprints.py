@@ -5,8 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import gaussian_filter
 
-from ccsam_hf.data.audit.fingerprints import NO_CONTENT, find_matches, fingerprint
+from ccsam_hf.data.audit.fingerprints import NO_CONTENT, Match, find_matches, fingerprint
 from ccsam_hf.data.simulator import TARGETS, simulate
 
 
@@ -72,6 +73,52 @@ def test_a_match_tells_crop_and_place(images):
     assert match.moved
     (unmoved,) = find_matches([fingerprint(images[0]), fingerprint(gamma(images[0]))])
     assert not unmoved.moved
+
+
+def head(seed: int) -> np.ndarray:
+    """A fetal head in the standard plane: skull, midline, folds and sector as in every one, and speckle of its own."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:160, :240].astype(float)
+    top, left, height, width = np.array([80, 120, 56, 84]) + rng.normal(0, 3, 4)
+    y, x = (rows - top) / height, (columns - left) / width
+    radius = np.hypot(y, x)
+    speckle = gaussian_filter(rng.normal(size=rows.shape), (1.2, 2.0))
+    folds = 24 * np.cos(9 * y) * np.cos(7 * np.abs(x) + 4 * y)
+    tissue = np.where(radius < 1, 35 + folds, 85) * (1 + 0.52 * speckle / speckle.std())
+    bone = 200 * np.exp(-(((radius - 1) / 0.06) ** 2)) + 140 * np.exp(-((y / 0.05) ** 2)) * (radius < 0.8)
+    sector = np.abs(columns - 120) < 60 + 0.6 * rows
+    return np.clip(np.where(sector, tissue + bone, 0), 0, 255).astype(np.uint8)
+
+
+def test_different_heads_in_one_standard_plane_are_no_copies():
+    heads = [head(seed) for seed in range(7)]
+    matches = find_matches([fingerprint(image) for image in heads])
+    assert not [match for match in matches if match.is_copy]
+    assert {match.flip for match in matches} <= {""}  # nor mirrored ones, which a symmetric plane suggests
+
+
+@pytest.mark.parametrize("flip", ["", "left-right"])
+def test_a_copy_of_a_head_is_found_among_others(flip):
+    copied = gamma(head(3)[:, ::-1] if flip else head(3))[6:, 4:].astype(np.uint8)
+    heads = [*(head(seed) for seed in range(5)), copied]
+    copies = [match for match in find_matches([fingerprint(image) for image in heads]) if match.is_copy]
+    assert [(match.first, match.second, match.flip) for match in copies] == [(3, 5, flip)]
+
+
+@pytest.mark.parametrize(
+    "score, flip, zoom, shift, copy",
+    [
+        (0.63, "", (1, 1.016), (0, -0.012), True),
+        (0.68, "", (1.019, 1), (0, 0), False),
+        (0.73, "", (1.03, 1), (0, 0), False),
+        (0.73, "", (1, 1), (0.02, 0), False),
+        (0.75, "", (1.03, 0.95), (0.02, 0), True),
+        (0.79, "left-right", (1, 1), (0, 0), False),
+        (0.81, "both", (1.05, 1), (0, 0), True),
+    ],
+)
+def test_what_is_moved_or_mirrored_has_to_be_more_alike(score, flip, zoom, shift, copy):
+    assert Match(0, 1, score, flip, zoom, shift).is_copy == copy
 
 
 def test_the_digest_tells_equal_images(images):

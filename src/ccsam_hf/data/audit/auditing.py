@@ -11,6 +11,7 @@
 | two categories | error | one picture filed, for instance, as benign and as malignant |
 | contradicting masks | warning | one picture at one size, the same target, masks with a Dice below 0.7 |
 | duplicate, near duplicate | warning | within one split |
+| alike | note | one lesion or loop, or one standard plane of several patients: less alike than copies are, and moved |
 | empty mask | warning | a note where the category is "normal" |
 | tiny mask | warning | covers less than 0.1 % of the image |
 | smeared mask | warning | a file of a single object with more than two grey values, as JPEG and interpolation leave |
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 
 from ..cases import SPLITS, Case, MaskFiles
 from .findings import SEVERITIES, AuditReport, Finding, ImageKey, images_to_remove, write_report
-from .fingerprints import Match, find_matches, needed_score
+from .fingerprints import SCORE_OF_MIRRORED, SCORE_OF_MOVED, Match, find_matches, needed_score
 from .looks import Look, dice_of, look_at
 
 SAME_OBJECT_DICE = 0.7
@@ -65,8 +66,10 @@ def audit_cases(cases: Sequence[Case], *, progress: bool = False) -> AuditReport
     equal = pixel_equal(readable)
     findings += [finding for same in equal for finding in duplicates(same)]
     matches = matches_of(readable, progress)
-    findings += near_duplicates(readable, matches)
-    findings += contradictions(readable, equal, matches)
+    copies = [match for match in matches if match.is_copy]
+    findings += near_duplicates(readable, copies)
+    findings += alike(readable, [match for match in matches if not match.is_copy])
+    findings += contradictions(readable, equal, copies)
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.kind, finding.images))
     return AuditReport(tuple(findings), counts_of(images), limits_of(looks))
 
@@ -163,16 +166,32 @@ def near_duplicates(looks: Sequence[Look], matches: Sequence[Match]) -> Iterator
         detail = described([match for _, match in leaking]) + across(shown)
         score = min(match.score for _, match in leaking)
         yield finding_of("leaking near duplicate", "error", shown, detail, score, remove=others)
-    pairs = np.array([(match.first, match.second) for match in within], dtype=int).reshape(-1, 2)
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(looks), len(looks)))
-    parts = connected_components(graph, directed=False)[1]
-    of_part = defaultdict(list)
-    for match in within:
-        of_part[parts[match.first]].append(match)
-    for own in of_part.values():
+    for own in hanging_together(within):
         shown = [looks[i] for i in sorted({i for match in own for i in (match.first, match.second)})]
         detail = described(own) + across(shown)
         yield finding_of("near duplicate", "warning", shown, detail, min(match.score for match in own))
+
+
+def alike(looks: Sequence[Look], matches: Sequence[Match]) -> Iterator[Finding]:
+    """What matches that are no copies mean: a note for all that hang together, whatever their splits."""
+    for own in hanging_together(matches):
+        shown = [looks[i] for i in sorted({i for match in own for i in (match.first, match.second)})]
+        detail = f"{described(own)}{across(shown)}; look whether they show one patient"
+        yield finding_of("alike", "note", shown, detail, min(match.score for match in own))
+
+
+def hanging_together(matches: Sequence[Match]) -> list[list[Match]]:
+    """Matches in groups that share images, directly or by others."""
+    if not matches:
+        return []
+    pairs = np.array([(match.first, match.second) for match in matches])
+    size = int(pairs.max()) + 1
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
+    parts = connected_components(graph, directed=False)[1]
+    groups = defaultdict(list)
+    for match in matches:
+        groups[parts[match.first]].append(match)
+    return list(groups.values())
 
 
 def described(matches: Sequence[Match]) -> str:
@@ -226,7 +245,8 @@ def limits_of(looks: Sequence[Look]) -> tuple[str, ...]:
     unknown = sum(look.patient_id is None for look in looks)
     return (
         f"Two images count as one picture from a correlation of {needed_score(1):.2f}, or {needed_score(0.25):.2f} "
-        "where both show something in only a quarter of it. Crops of more than about 5 % a side, turned images and "
+        f"where both show something in only a quarter of it; {SCORE_OF_MOVED:.2f} where one is cropped or moved, "
+        f"{SCORE_OF_MIRRORED:.2f} where one is mirrored. Crops of more than about 5 % a side, turned images and "
         "other planes of one object are not found.",
         "Images of one patient in one split are compared for equal pixels alone.",
         f"Of {unknown} images the patient is unknown: whether they share one in several splits cannot be told.",
