@@ -409,3 +409,18 @@ def test_simulated_cases_can_be_written_and_segmented(segment, tmp_path, capsys)
     assert main(arguments) == 2  # the folder is not empty
     assert main(["data", "simulate", "--output", str(tmp_path / "x"), "--count", "1", "--target", "kidney"]) == 2
     assert main(["data", "simulate", "--output", str(tmp_path / "x"), "--count", "0"]) == 2
+
+
+def test_files_named_by_their_uids_have_results_of_their_own_and_reports_are_named(segment, tmp_path, rng, capsys):
+    study, names = tmp_path / "study", ["1.2.826.0.1.498.1", "1.2.826.0.1.498.2"]
+    study.mkdir()
+    for name in names:
+        write_dicom(study / name, rng.integers(0, 256, (60, 80), dtype=np.uint8))
+    report = pytest.importorskip("pydicom").dcmread(study / names[0])
+    del report.PixelData, report.Rows, report.Columns
+    report.SOPClassUID, report.Modality = "1.2.840.10008.5.1.4.1.1.88.11", "SR"
+    report.save_as(study / "1.2.826.0.1.498.3")
+    assert segment(str(study), "--box", "10", "10", "50", "40") == 0
+    assert {f"{name}.json" for name in names} <= set(written(tmp_path))
+    assert "1.2.826.0.1.498.3.json" not in written(tmp_path)
+    assert "1.2.826.0.1.498.3: no image" in capsys.readouterr().err

@@ -604,11 +604,24 @@ def test_a_mask_of_no_frame_of_its_loop_is_refused(dicoms, name):
     refuse(dicom.read, dicoms, f"have no image, for instance '{name}'")
 
 
+def test_dicom_files_are_known_by_content_and_reports_among_them_are_named(dicoms):
+    (dicoms / "images" / "a.dcm").rename(dicoms / "images" / "1.2.840.7")
+    (dicoms / "masks" / "a.png").rename(dicoms / "masks" / "1.2.840.7.png")
+    write_dicom(dicoms / "images" / "1.2.840.8", heart(1)[0])
+    write_image(dicoms / "masks" / "1.2.840.8.png", heart(1)[1])
+    report = pytest.importorskip("pydicom").dcmread(dicoms / "images" / "1.2.840.8")
+    del report.PixelData, report.Rows, report.Columns
+    report.save_as(dicoms / "images" / "1.2.840.9")
+    cases = dicom.read(dicoms, notes := [])
+    assert [case.name for case in cases] == ["1.2.840.7", "1.2.840.8"]
+    assert "1 file(s) in images/ are no DICOM images" in notes[0] and "1.2.840.9" in notes[0]
+
+
 def test_a_dicom_directory_that_lacks_something_is_refused(dicoms):
     (dicoms / "images" / "notes.txt").touch()
     assert len(dicom.read(dicoms, notes := [])) == 1
     assert notes == [
-        f"{dicoms}: 1 file(s) in images/ are not named .dcm or .dicom and not read, for instance notes.txt"
+        f"{dicoms}: 1 file(s) in images/ are no DICOM images, such as reports, and not read, for instance notes.txt"
     ]
     write_dicom(dicoms / "images" / "c.dicom", heart(1)[0])
     refuse(dicom.read, dicoms, "1 case.s. have no mask, for instance 'c'")

@@ -201,6 +201,11 @@ def damaged(path: Path, image: Image.Image, error: Exception) -> ValueError:
     return ValueError(f"{path} is a damaged {image.format} file ({error}); expected a complete file")
 
 
+def stem_of(path: Path) -> str:
+    """A file's name without its extension; a number behind the last dot is a part of the name, as in DICOM's UIDs."""
+    return path.name if path.suffix[1:].isdecimal() else path.stem
+
+
 def read_with_pil(path: Path, frame: int | None) -> Image.Image:
     """One page of a PNG, JPEG, TIFF or BMP file, upright, with the values that are stored; errors as `read_image`."""
     with open_with_pil(path) as image:
@@ -370,4 +375,4 @@ def check_size(path: Path, width: int, height: int) -> None:
         )
 
 
-__all__ = ["count_frames", "read_image", "to_grey", "upright"]
+__all__ = ["count_frames", "read_image", "stem_of", "to_grey", "upright"]

@@ -35,7 +35,7 @@ from ..formats.mask_files import (
     results_json,
     secondary_capture,
 )
-from ..image_files import is_dicom, read_image
+from ..image_files import is_dicom, is_dicom_without_image, read_image, stem_of
 from ..measurements import check_spacing
 from ..objects import count_parts
 from ..pipeline_ccsam import CCSamPipeline, check_threshold
@@ -118,18 +118,18 @@ def segment_image(
         threshold=arguments.threshold,
         keep=arguments.keep,
     )
-    files = segment_files(path.stem, image, results, prompts)
-    names = mask_names(path.stem, len(results))
+    files = segment_files(stem_of(path), image, results, prompts)
+    names = mask_names(stem_of(path), len(results))
     objects = [
         (result.label or UNNAMED, files[name], result.score) for result, name in zip(results, names, strict=True)
     ]
     if "nifti" in arguments.format:
-        files[f"{path.stem}_masks.nii.gz"] = masks_nifti([result.mask for result in results], spacing_mm)
+        files[f"{stem_of(path)}_masks.nii.gz"] = masks_nifti([result.mask for result in results], spacing_mm)
     if "dicom-seg" in arguments.format:
         files |= dicom_files(path, arguments.frame or 0, image, results, spacing_mm)
     name = image_path.name
     if arguments.annotations and not is_plain(path, arguments.frame):
-        name = f"{path.stem}_image.png"
+        name = f"{stem_of(path)}_image.png"
         files[name] = png_bytes(image if image.mode == "L" else to_rgb(image))
     write_together(arguments.output, files)
     for result in results:
@@ -138,7 +138,7 @@ def segment_image(
         if (parts := count_parts(result.mask)) > 1:
             print(f"{path}: the mask of {result.label or UNNAMED!r} is in {parts} parts; --keep largest keeps one")
     found = sum(result.box is not None for result in results)
-    print(f"{path}: {found} object(s) in {arguments.output / path.stem}.json")
+    print(f"{path}: {found} object(s) in {arguments.output / stem_of(path)}.json")
     return Accepted(name, (image.height, image.width), objects)
 
 
@@ -166,8 +166,10 @@ def list_images(paths: Sequence[Path], output: Path) -> tuple[list[ImagePath], l
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is taken for an image: by its extension, or as DICOM by its content."""
-    return path.suffix.lower() in IMAGE_EXTENSIONS or (is_dicom(path) and path.stem != "DICOMDIR")
+    """Whether a file is taken for an image: by its extension, or as DICOM that holds one."""
+    if path.suffix.lower() in IMAGE_EXTENSIONS:
+        return True
+    return is_dicom(path) and path.stem != "DICOMDIR" and not is_dicom_without_image(path)
 
 
 def is_plain(path: Path, frame: int | None) -> bool:
@@ -189,11 +191,11 @@ def dicom_files(
     """The DICOM Segmentation of an image, and the image as a Secondary Capture where it is no DICOM file."""
     masks, labels = [result.mask for result in results], [result.label for result in results]
     if is_dicom(path):
-        return {f"{path.stem}_seg.dcm": masks_dicom_seg(masks, labels, path, frame)}
-    capture = secondary_capture(image, spacing_mm, name=path.stem)
+        return {f"{stem_of(path)}_seg.dcm": masks_dicom_seg(masks, labels, path, frame)}
+    capture = secondary_capture(image, spacing_mm, name=stem_of(path))
     return {
-        f"{path.stem}_seg.dcm": masks_dicom_seg(masks, labels, capture),
-        f"{path.stem}_image.dcm": dicom_bytes(capture),
+        f"{stem_of(path)}_seg.dcm": masks_dicom_seg(masks, labels, capture),
+        f"{stem_of(path)}_image.dcm": dicom_bytes(capture),
     }
 
 
@@ -223,12 +225,12 @@ def check_files(paths: Sequence[Path], output: Path) -> None:
     """Raise ValueError for two images whose results would have one name, or an output that is a file."""
     by_stem: dict[str, Path] = {}
     for path in paths:
-        if path.stem in by_stem:
+        if stem_of(path) in by_stem:
             raise ValueError(
-                f"{by_stem[path.stem]} and {path} would both write {path.stem}_mask.png; expected different file "
-                "names: run the command once for each, with an --output of its own"
+                f"{by_stem[stem_of(path)]} and {path} would both write {stem_of(path)}_mask.png; expected different "
+                "file names: run the command once for each, with an --output of its own"
             )
-        by_stem[path.stem] = path
+        by_stem[stem_of(path)] = path
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; expected a folder, new or existing")
 

@@ -1,6 +1,6 @@
 """Layout "dicom": one's own DICOM images and loops with masks.
 
-    images/<name>.dcm                one frame or a loop
+    images/<name>.dcm                one frame or a loop; also <UID> without an extension
     masks/<name>.png                 of an image of one frame: one object, as in layout "folder"
     masks/<name>_<frame>.png         of a loop, for each frame that was outlined: <name>_000.png is the first
     masks/<name>.dcm                 instead, for an image of one frame: DICOM SEG, a case for each of its segments
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from ...image_files import read_image, to_grey
+from ...image_files import is_dicom, is_dicom_without_image, read_image, stem_of, to_grey
 from ...pixel_spacing import PixelSpacing, simplified, spacing_of_dicom
 from ..cases import DEFAULT_TARGET, Case, MaskFiles, check_pairs, image_files
 from .folder import read_table
@@ -105,7 +105,7 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
     others = sorted(set((directory / "images").iterdir()) - set(images.values()))
     if others:
         notes.append(
-            f"{directory}: {len(others)} file(s) in images/ are not named {' or '.join(EXTENSIONS)} and not read, for "
+            f"{directory}: {len(others)} file(s) in images/ are no DICOM images, such as reports, and not read, for "
             f"instance {others[0].name}"
         )
     headers = {name: read_header(path) for name, path in images.items()}
@@ -236,12 +236,18 @@ def segments_of(path: Path) -> list[FrameMask]:
 
 
 def dicom_files(folder: Path) -> dict[str, Path]:
-    """The DICOM files of a folder by name, sorted; ValueError where two share one."""
+    """The DICOM files of a folder that hold an image, by name, sorted; ValueError where two share one.
+
+    They are told by their content, whatever they are called: a PACS exports them under their UIDs.
+    """
     files: dict[str, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS):
-        if path.stem in files:
-            raise ValueError(f"{path} and {files[path.stem]} share the name {path.stem!r}: rename one of them")
-        files[path.stem] = path
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and is_dicom(path)):
+        name = stem_of(path)
+        if is_dicom_without_image(path):
+            continue
+        if name in files:
+            raise ValueError(f"{path} and {files[name]} share the name {name!r}: rename one of them")
+        files[name] = path
     return files
 
 
