@@ -617,6 +617,21 @@ def test_dicom_files_are_known_by_content_and_reports_among_them_are_named(dicom
     assert "1 file(s) in images/ are no DICOM images" in notes[0] and "1.2.840.9" in notes[0]
 
 
+def test_a_seg_file_that_refers_to_another_image_is_refused(dicoms):
+    dataset = pytest.importorskip("pydicom").dataset.Dataset
+    uid = pytest.importorskip("pydicom").dcmread(dicoms / "images" / "a.dcm").SOPInstanceUID
+    (dicoms / "masks" / "a.png").unlink()
+    for referred in (uid, "1.2.3.999"):
+        instance, series = dataset(), dataset()
+        instance.ReferencedSOPInstanceUID = referred
+        series.ReferencedInstanceSequence = [instance]
+        segments = {1: ("cyst", heart(0)[1] == 1)}
+        write_seg(dicoms / "masks" / "a.dcm", segments, ReferencedSeriesSequence=[series])
+        if referred == uid:
+            assert [case.target for case in dicom.read(dicoms, [])] == ["cyst"]
+    refuse(dicom.read, dicoms, "a.dcm refers to the image 1.2.3.999 and the image of its name is")
+
+
 def test_a_dicom_directory_that_lacks_something_is_refused(dicoms):
     (dicoms / "images" / "notes.txt").touch()
     assert len(dicom.read(dicoms, notes := [])) == 1

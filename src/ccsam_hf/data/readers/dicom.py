@@ -109,7 +109,11 @@ def read(directory: Path, notes: list[str]) -> list[Case]:
             f"instance {others[0].name}"
         )
     headers = {name: read_header(path) for name, path in images.items()}
-    masks = list_masks(directory, {name: header.num_frames for name, header in headers.items()})
+    masks = list_masks(
+        directory,
+        {name: header.num_frames for name, header in headers.items()},
+        {name: header.uid for name, header in headers.items()},
+    )
     num_left = sum(header.num_frames - len({mask.frame for mask in masks[name]}) for name, header in headers.items())
     if num_left:
         notes.append(f"{directory}: {num_left} frame(s) of loops have no mask: they are left out")
@@ -168,12 +172,13 @@ class FrameMask:
     fields: dict[str, Any]
 
 
-def list_masks(directory: Path, num_frames: dict[str, int]) -> dict[str, list[FrameMask]]:
+def list_masks(directory: Path, num_frames: dict[str, int], uids: dict[str, str]) -> dict[str, list[FrameMask]]:
     """Name of the image -> its masks in the order of frames or segments.
 
     Args:
         directory: of the layout.
         num_frames: by name of the image.
+        uids: SOP Instance UID by name of the image.
 
     Raises:
         ValueError: an image has no mask, a mask no image, or an image two masks.
@@ -196,7 +201,7 @@ def list_masks(directory: Path, num_frames: dict[str, int]) -> dict[str, list[Fr
         if num_frames.get(name, 1) > 1:
             raise ValueError(f"{path} is a mask of a loop; expected masks/{name}_<frame>.png: export its frames")
         if name in masks:
-            masks[name] = segments_of(path)
+            masks[name] = segments_of(path, uids[name])
         else:
             unknown.append(path.name)
     pattern = "masks/<name>.png or .dcm, or masks/<name>_<frame>.png of a frame that the loop has"
@@ -204,9 +209,24 @@ def list_masks(directory: Path, num_frames: dict[str, int]) -> dict[str, list[Fr
     return {name: sorted(of_image, key=lambda mask: mask.frame) for name, of_image in masks.items()}
 
 
-def segments_of(path: Path) -> list[FrameMask]:
-    """The segments of a SEG file for an image of one frame, by number; ValueError for another kind of file."""
+def segments_of(path: Path, image_uid: str) -> list[FrameMask]:
+    """The segments of a SEG file for an image of one frame, by number.
+
+    Args:
+        path: the file.
+        image_uid: SOP Instance UID of the image that has its name.
+
+    Raises:
+        ValueError: another kind of file, or one that refers to other images alone.
+    """
     header = read_dataset(path, stop_before_pixels=True)
+    with reading(path):
+        referred = {str(item.value) for item in header.iterall() if item.keyword == "ReferencedSOPInstanceUID"}
+    if referred and image_uid not in referred:
+        raise ValueError(
+            f"{path} refers to the image {min(referred)} and the image of its name is {image_uid}; expected the mask "
+            "of that image: name the file as the image that it was drawn on"
+        )
     if (header.get("SOPClassUID"), header.get("SegmentationType")) != (SEGMENTATION, "BINARY"):
         raise ValueError(
             f"{path} is of class {header.get('SOPClassUID')} and type {header.get('SegmentationType')}; expected a "
@@ -258,12 +278,14 @@ class Header:
     Attributes:
         size: (height, width).
         num_frames: at least 1.
+        uid: SOP Instance UID, "" where there is none.
         patient_id: None where it is empty.
         spacing: what the header says of the size of its pixels.
     """
 
     size: tuple[int, int]
     num_frames: int
+    uid: str
     patient_id: str | None
     spacing: PixelSpacing
 
@@ -275,6 +297,7 @@ def read_header(path: Path) -> Header:
         return Header(
             size=(int(dataset.Rows), int(dataset.Columns)),
             num_frames=int(dataset.get("NumberOfFrames") or 1),
+            uid=str(dataset.get("SOPInstanceUID") or ""),
             patient_id=str(dataset.get("PatientID") or "").strip() or None,
             spacing=spacing_of_dicom(dataset),
         )
