@@ -261,3 +261,20 @@ def test_the_real_cases_hold_one_lesion_four_times_and_marks_in_thirteen_images(
     assert sorted(rest) == ["malignant (7)", "malignant (8)"]
     left = [replace(case, split=place.get(case.name, "train")) for case in cases if case.name not in rest]
     assert not [finding for finding in audit_cases(left).findings if finding.severity == "error"]
+
+
+def test_heads_of_one_standard_plane_are_no_copies_and_their_bone_no_mark(real_ultrasound):
+    heads = "195 362 464 516 479_2 390 359 530 255 342 663 749 690 690_2 440 440_2".split()
+    cases, _ = list_cases(real_ultrasound / "HC18", "folder")
+    report = audit_cases(
+        [
+            replace(case, patient_id=None)
+            for case in cases
+            if case.name.removesuffix("HC") in {head if "_" in head else f"{head}_" for head in heads}
+        ]
+    )
+    found = [kind for kind in kinds(report) if kind[1] != "alike"]
+    assert found == [("warning", "near duplicate", "690_2HC 690_HC")]
+    marked = {finding.images[0][1] for finding in report.findings if finding.kind in MARKS}
+    assert marked == {"440_HC", "440_2HC"}  # a body mark was burnt in
+    assert images_to_remove(report) == {}
