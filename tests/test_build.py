@@ -68,6 +68,7 @@ def test_a_built_set_reads_back_sample_by_sample(downloads, built):
     cases, _ = collect(sources_of(downloads))
     expected = {(case.dataset, case.name): case for case in divide(cases).apply(cases)}
     found = read_cases(built, "built")
+    assert {(case.dataset, case.release) for case in found} == {("BUSI", "BUSI"), ("own", None)}
     assert len(found) == len(expected) == 30
     for case in found:
         known = expected[case.dataset, case.name]
@@ -99,9 +100,24 @@ def test_configs_are_all_sets_their_groups_and_each_set(built):
     assert load_built(built, "seen", split="test").unique("dataset") == ["BUSI"]
     assert "BUSI" in card and "seen" in card
     counts = {name: {"test": {"breast lesion": 1}} for name in ("UDIAT", "BUSI")}
-    groups = {config["config_name"]: config["data_files"] for config in configs_of(counts, "0")}
+    groups = {config["config_name"]: config["data_files"] for config in configs_of(counts, (), "0")}
     assert groups["seen"] == [{"split": "test", "path": ["data/BUSI/test-*.parquet"]}]
     assert groups["unseen"] == [{"split": "test", "path": ["data/UDIAT/test-*.parquet"]}]
+
+
+def test_ones_own_folder_of_a_known_name_stays_ones_own(tmp_path):
+    write_folder(tmp_path / "DDTI", count=10, seed=3, targets=("thyroid nodule",), size=(64, 64))
+    record = build([Download("folder", tmp_path / "DDTI")], tmp_path / "set", DIVIDE)
+    assert record["own"] == ["DDTI"]
+    assert {split: sum(of_split.values()) for split, of_split in record["counts"]["DDTI"].items()} == {
+        "train": 7,
+        "validation": 1,
+        "test": 2,
+    }
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "config_name: DDTI" in card and "config_name: unseen" not in card
+    assert "the licence of DDTI is for its owner to state" in card and "Digital Database" not in card
+    assert {case.release for case in read_cases(tmp_path / "set", "built")} == {None}
 
 
 def test_another_set_under_the_same_name_is_not_taken_from_the_cache(downloads, tmp_path):

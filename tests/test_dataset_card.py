@@ -137,6 +137,12 @@ def test_warning_stands_where_a_source_does_not_allow_redistribution(monkeypatch
     )
 
 
+def test_own_data_of_a_known_name_get_no_terms_of_that_source():
+    card = card_of({"CAMUS": COUNTS["CAMUS"]}, own=["CAMUS"])
+    assert SOURCES["CAMUS"].terms not in card and "the licence of CAMUS is for its owner to state" in card
+    assert "CAMUS is for its owner" in redistribution_warning(["CAMUS"], own=["CAMUS"])
+
+
 def test_own_data_are_told_apart_from_known_sources():
     card = card_of({"clinic_a": {"train": {"object": 3}}})
     assert "### clinic_a\n\nOwn data, licence to be stated by its owner.\n" in card

@@ -79,7 +79,8 @@ def run_push(arguments: argparse.Namespace) -> None:
     from ..data.rows import check_complete
 
     files = files_of(arguments.directory)
-    warning = redistribution_warning(check_complete(arguments.directory)["counts"])
+    record = check_complete(arguments.directory)
+    warning = redistribution_warning(record["counts"], record.get("own", ()))
     if warning:
         print(warning)
     if arguments.dry_run:

@@ -32,7 +32,7 @@ from .splits import GROUPS, Splits
 
 ROWS_OF_SHARD = 2000
 ROWS_OF_GROUP = 100  # what a reader decodes at once
-FORMAT = 1  # of a row; another one makes an interrupted build start again
+FORMAT = 2  # of a row; another one makes an interrupted build start again
 ALL = "all"
 PLAN_FILE = "plan"  # what an interrupted build was to write
 
@@ -150,6 +150,7 @@ def build(
         "format": FORMAT,
         "sources": [f"{source.layout}={source.path.name}" for source in sources],
         "counts": counts_of(cases),
+        "own": sorted({case.dataset for case in cases if case.release is None}),
         "notes": notes,
         "versions": {name: version(name) for name in ("ccsam-hf", "datasets", "pillow")},
     }
@@ -160,7 +161,8 @@ def build(
         seed=splits.seed,
         notes=notes,
         removed=splits.removed,
-        configs=configs_of(record["counts"], fingerprint(partial, list(shards))),
+        configs=configs_of(record["counts"], record["own"], fingerprint(partial, list(shards))),
+        own=record["own"],
     )
     (partial / "README.md").write_text(card, encoding="utf-8")
     write_json(partial / BUILD_FILE, record, indent=1)
@@ -231,7 +233,7 @@ def plan_of(shards: dict[Path, list[Case]]) -> list:
         [
             str(path),
             [
-                [case.name, case.target, case.class_id, case.patient_id, case.category, case.spacing_mm]
+                [case.name, case.target, case.class_id, case.patient_id, case.category, case.spacing_mm, case.release]
                 + [identity(file) for file in (*case.image_source.paths, *case.mask_source.paths)]
                 for case in members
             ],
@@ -288,14 +290,18 @@ def fingerprint(directory: Path, shards: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def configs_of(counts: dict[str, dict[str, dict[str, int]]], content: str) -> list[dict[str, Any]]:
+def configs_of(counts: dict[str, dict[str, dict[str, int]]], own: Sequence[str], content: str) -> list[dict[str, Any]]:
     """The configs of the card: all data sets, each group of which one is there, and each data set.
+
+    One's own data sets (`own`) are in no group, whatever their names.
 
     `datasets` caches a local folder by its last name and its configs, whatever lies in the files: without the
     fingerprint (`content`) in the configs, it would give the rows of an older build, or of another folder so named.
     """
     members = {ALL: list(counts)}
-    members |= {group: [name for name in names if name in counts] for group, names in GROUPS.items()}
+    members |= {
+        group: [name for name in names if name in counts and name not in own] for group, names in GROUPS.items()
+    }
     members |= {name: [name] for name in counts}
     return [
         {

@@ -34,6 +34,7 @@ def dataset_card(
     notes: Sequence[str] = (),
     removed: dict[str, dict[str, str]] | None = None,
     configs: list[dict[str, Any]],
+    own: Sequence[str] = (),
 ) -> str:
     """Write the card of a data set.
 
@@ -44,6 +45,7 @@ def dataset_card(
         removed: data set -> name of an image -> why it was left out; data sets that `counts` lacks are passed over.
         configs: at least one, for the front matter, as the Hub reads them; the card shows how to load the one that has
             `"default": True`, else the first.
+        own: data sets that are no published ones, though their names may be those of one.
 
     Returns:
         Markdown with YAML front matter. Texts from outside are put on one line, and lose their meaning as HTML or as
@@ -62,8 +64,8 @@ def dataset_card(
     organs = sorted({TARGETS[target].organ for _, target, _ in rows if target in TARGETS})
     names = ", ".join(counts)
     default = next((config for config in configs if config.get("default")), configs[0])
-    warning = redistribution_warning(counts)
-    sources = {name: SOURCES[name] for name in counts if name in SOURCES}
+    warning = redistribution_warning(counts, own)
+    sources = {name: SOURCES[name] for name in counts if name in SOURCES and name not in own}
     card = DatasetCard.from_template(
         DatasetCardData(
             pretty_name=f"Ultrasound segmentation: {names}",
@@ -92,20 +94,21 @@ def dataset_card(
         ],
         notes=[one_line(note) for note in notes],
         sources=sources,
-        own=[one_line(name) for name in counts if name not in SOURCES],
+        own=[one_line(name) for name in counts if name not in sources],
         citations=dict.fromkeys(entry for source in sources.values() for entry in source.bibtex),
     )
     return card.content.rstrip() + "\n"
 
 
-def redistribution_warning(datasets: Iterable[str]) -> str | None:
+def redistribution_warning(datasets: Iterable[str], own: Sequence[str] = ()) -> str | None:
     """What to know before these data sets are passed on, a sentence; None where the terms of all of them allow it.
 
     Args:
         datasets: names; a name that `SOURCES` lacks is somebody's own data.
+        own: further names of somebody's own data.
     """
     names = list(datasets)
-    known = {name: SOURCES[name].redistribution for name in names if name in SOURCES}
+    known = {name: SOURCES[name].redistribution for name in names if name in SOURCES and name not in own}
     reasons = []
     for standing, sentence in (
         ("not allowed", "the terms do not allow it for {}"),
@@ -113,8 +116,8 @@ def redistribution_warning(datasets: Iterable[str]) -> str | None:
     ):
         if of_standing := [name for name, its_standing in known.items() if its_standing == standing]:
             reasons.append(sentence.format(", ".join(of_standing)))
-    if own := [name for name in names if name not in SOURCES]:
-        reasons.append(f"the licence of {', '.join(own)} is for its owner to state")
+    if owned := [name for name in names if name not in known]:
+        reasons.append(f"the licence of {', '.join(owned)} is for its owner to state")
     if not reasons:
         return None
     return f"Check the terms before you pass these images on, in public or to others: {'; '.join(reasons)}."

@@ -50,8 +50,9 @@ def push_built(
         ValueError: the directory is not a complete build, or `repo_id` is none.
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
     """
-    counts = check_complete(Path(directory))["counts"]
-    warning = None if licences_checked else redistribution_warning(counts)
+    record = check_complete(Path(directory))
+    own = record.get("own", ())  # older builds do not tell
+    warning = None if licences_checked else redistribution_warning(record["counts"], own)
     if warning and not private:
         raise PermissionError(f"{warning} Push to a private repository, or say that you checked the licences")
     api = HfApi()
