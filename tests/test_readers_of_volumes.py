@@ -604,6 +604,27 @@ def test_a_mask_of_no_frame_of_its_loop_is_refused(dicoms, name):
     refuse(dicom.read, dicoms, f"have no image, for instance '{name}'")
 
 
+@pytest.mark.parametrize("change", ["mirrored", "spacing"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mhd"])
+def test_a_mask_volume_on_another_grid_than_its_image_is_refused(tmp_path, change, suffix):
+    sitk = pytest.importorskip("SimpleITK")
+    pytest.importorskip("nibabel")
+    folder = tmp_path / "patient0001"
+    folder.mkdir()
+    for view in ("2CH", "4CH"):
+        for phase in ("ED", "ES"):
+            for end in ("", "_gt"):
+                volume = sitk.GetImageFromArray(np.arange(12, dtype=np.uint8).reshape(1, 3, 4) % 4)
+                volume.SetSpacing((0.3, 0.15, 1))
+                if end and change == "mirrored":
+                    volume.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, 1))
+                if end and change == "spacing":
+                    volume.SetSpacing((0.3, 0.3, 1))
+                sitk.WriteImage(volume, str(folder / f"patient0001_{view}_{phase}{end}{suffix}"))
+    what = "direction of rows" if change == "mirrored" else "pixel spacing"
+    refuse(camus.read, tmp_path, f"_gt{suffix} has the {what}.*resample the mask onto its image")
+
+
 def test_dicom_files_are_known_by_content_and_reports_among_them_are_named(dicoms):
     (dicoms / "images" / "a.dcm").rename(dicoms / "images" / "1.2.840.7")
     (dicoms / "masks" / "a.png").rename(dicoms / "masks" / "1.2.840.7.png")

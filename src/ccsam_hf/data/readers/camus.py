@@ -113,11 +113,13 @@ class VolumeHeader:
         size: (height, width).
         num_frames: at least 1.
         spacing_mm: millimetres (between rows, between columns), None where the header has no such number.
+        directions: unit vectors along columns and rows, (2 or 3, 2) as a flat tuple; None where it does not say.
     """
 
     size: tuple[int, int]
     num_frames: int
     spacing_mm: tuple[float, float] | None
+    directions: tuple[float, ...] | None
 
 
 def read(directory: Path, notes: list[str]) -> list[Case]:
@@ -234,11 +236,12 @@ def files_of(folder: Path, phases: tuple[str, ...]) -> tuple[dict[str, Path], di
 def cases_of(image_path: Path, mask_path: Path, number: str, split: str | None) -> list[Case]:
     """The cases of one image or loop: a case for each frame and structure."""
     match = FILE_NAME.fullmatch(image_path.name)
-    header, num_masks = read_header(image_path), read_header(mask_path).num_frames
-    if header.num_frames != num_masks:
+    header, mask_header = read_header(image_path), read_header(mask_path)
+    if header.num_frames != mask_header.num_frames:
         raise ValueError(
-            f"{image_path} has {header.num_frames} frame(s) and {mask_path} {num_masks}; expected as many"
+            f"{image_path} has {header.num_frames} frame(s) and {mask_path} {mask_header.num_frames}; expected as many"
         )
+    check_grid(image_path, header, mask_path, mask_header)
     if match["phase"] in FRAMES and header.num_frames != 1:
         raise ValueError(f"{image_path} has {header.num_frames} frames; expected the one of {match['phase']}")
     return [
@@ -260,6 +263,19 @@ def cases_of(image_path: Path, mask_path: Path, number: str, split: str | None) 
     ]
 
 
+def check_grid(image_path: Path, header: VolumeHeader, mask_path: Path, mask_header: VolumeHeader) -> None:
+    """Raise ValueError where the header of a mask puts its pixels elsewhere than that of its image does."""
+    for what, of_image, of_mask in (
+        ("pixel spacing", header.spacing_mm, mask_header.spacing_mm),
+        ("direction of rows and columns", header.directions, mask_header.directions),
+    ):
+        if of_image and of_mask and not np.allclose(of_image, of_mask, rtol=1e-3, atol=1e-3 * max(map(abs, of_image))):
+            raise ValueError(
+                f"{mask_path} has the {what} {of_mask} and its image {image_path} {of_image}; expected one grid: "
+                "resample the mask onto its image"
+            )
+
+
 def read_header(path: Path) -> VolumeHeader:
     """Read a header, not the pixels.
 
@@ -272,14 +288,17 @@ def read_header(path: Path) -> VolumeHeader:
         with reading(path):
             reader.ReadImageInformation()
         shape, lengths, num_values = reader.GetSize(), reader.GetSpacing(), reader.GetNumberOfComponents()
+        axes = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)
     else:
         nibabel = library("nibabel", path)
         with reading(path):
-            header = nibabel.load(path).header
+            volume = nibabel.load(path)
+            header, axes = volume.header, volume.affine[:3, :3]
             shape, dtype = header.get_data_shape(), header.get_data_dtype()
             scale = MILLIMETRES[header.get_xyzt_units()[0]]
             lengths = [round(float(length) * scale, 6) for length in header.get_zooms()]
         num_values = len(dtype.fields or (dtype,))
+        axes = axes if header["sform_code"] > 0 or header["qform_code"] > 0 else None
     if len(shape) not in (2, 3) or num_values != 1 or min(shape) < 1:
         raise ValueError(
             f"{path} has the shape {tuple(shape)} with {num_values} value(s) a pixel; expected one grey image or "
@@ -290,7 +309,15 @@ def read_header(path: Path) -> VolumeHeader:
     width, height, *frames = (int(side) for side in shape)
     spacing = float(lengths[1]), float(lengths[0])
     known = all(0 < length < np.inf for length in spacing)
-    return VolumeHeader((height, width), frames[0] if frames else 1, spacing if known else None)
+    return VolumeHeader((height, width), frames[0] if frames else 1, spacing if known else None, unit_vectors(axes))
+
+
+def unit_vectors(axes: np.ndarray | None) -> tuple[float, ...] | None:
+    """The first two columns at length 1, as a flat tuple; None where one has no length."""
+    if axes is None or not np.isfinite(axes).all():
+        return None
+    lengths = np.linalg.norm(axes[:, :2], axis=0)
+    return tuple((axes[:, :2] / lengths).round(4).ravel().tolist()) if lengths.min() > 0 else None
 
 
 @lru_cache(maxsize=2)
