@@ -96,17 +96,17 @@ def tiny_blocks(write_cases) -> list[Case]:
 
 
 def test_inscribed_ellipse_touches_the_four_sides_and_has_its_area():
-    box = np.array([10, 20, 109, 59])
+    box = np.array([10, 20, 110, 60])
     ellipse = inscribed_ellipse(box, (80, 120))
     assert not (ellipse & ~filled_box(box, (80, 120))).any()
     rows, columns = np.nonzero(ellipse)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == (10, 20, 109, 59)
     assert ellipse.sum() == pytest.approx(np.pi * 50 * 20, rel=0.01)
-    assert np.argwhere(inscribed_ellipse(np.array([3, 4, 3, 4]), (9, 9))).tolist() == [[4, 3]]
+    assert np.argwhere(inscribed_ellipse(np.array([3, 4, 4, 5]), (9, 9))).tolist() == [[4, 3]]
 
 
-def test_filled_box_holds_both_its_sides():
-    mask = filled_box(np.array([1, 2, 3, 2]), (5, 6))
+def test_filled_box_ends_at_its_edges():
+    mask = filled_box(np.array([1, 2, 4, 3]), (5, 6))
     assert np.argwhere(mask).tolist() == [[2, 1], [2, 2], [2, 3]]
 
 
@@ -129,7 +129,7 @@ def test_a_perfect_model_scores_100_and_the_baseline_its_own(tiny_blocks, prompt
         if prompt == "box":
             top, left = np.argwhere(case.mask).min(axis=0)
             bottom, right = np.argwhere(case.mask).max(axis=0)
-            expected = inscribed_ellipse(np.array([left, top, right, bottom]), (256, 256))
+            expected = inscribed_ellipse(np.array([left, top, right + 1, bottom + 1]), (256, 256))
         else:
             pixels = np.argwhere(case.mask)[:, ::-1]  # areas are 800 and 1800, their median 1300
             expected = median_disc(pixels[len(pixels) // 2], np.sqrt(1300 / np.pi), (256, 256))
@@ -148,7 +148,7 @@ def test_a_mask_moved_by_ten_pixels_scores_what_counting_gives(tiny_blocks):
 def test_a_row_keeps_the_mask_the_prompt_and_the_counts_of_calibration(tiny_blocks):
     row, _ = evaluate_cases(SegmenterThatSeesBrightness(moved_right=10), tiny_blocks, ["box"])
     assert np.array_equal(mask_of(row["mask"]), np.roll(tiny_blocks[0].mask, 10, axis=1))
-    assert row["coordinates"] == [60, 40, 99, 59]
+    assert row["coordinates"] == [60, 40, 100, 60]
     assert row["calibration_count"] == [65536 - 800, *[0] * 13, 800]
     assert row["calibration_positive"] == [200, *[0] * 13, 600]
     assert row["uncertainty"] is None and row["uncertainty_count"] is None

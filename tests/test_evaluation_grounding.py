@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ccsam_hf.data.cases import Case
-from ccsam_hf.data.prompts import Prompt
+from ccsam_hf.data.prompts import Prompt, to_edges
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.evaluation.baselines import filled_box
 from ccsam_hf.evaluation.grounding import (
@@ -379,7 +379,7 @@ class SegmenterThatFillsItsBox:
 
     def segment(self, encoded: None, prompt: Prompt, target: str) -> Prediction:
         self.boxes.append(prompt.box.tolist())
-        mask = filled_box(prompt.box, (256, 256))
+        mask = filled_box(to_edges(prompt.box), (256, 256))
         return Prediction(mask, mask.astype(np.float32), score=0.75)
 
 

@@ -86,12 +86,12 @@ def test_wrong_shapes_are_refused(function, shape):
         function(torch.zeros(shape), IMAGE, INPUT)
 
 
-def test_a_tight_box_runs_from_the_first_to_the_last_pixel():
+def test_a_tight_box_runs_from_the_first_pixel_to_behind_the_last():
     masks = torch.zeros(2, 20, 30, dtype=torch.bool)
     masks[0, 4:9, 10:21] = True
     masks[1, 7, 3] = True
-    assert boxes_from_masks(masks).tolist() == [[10, 4, 20, 8], [3, 7, 3, 7]]
-    assert boxes_from_masks(masks[0].numpy()).tolist() == [10, 4, 20, 8]
+    assert boxes_from_masks(masks).tolist() == [[10, 4, 21, 9], [3, 7, 4, 8]]
+    assert boxes_from_masks(masks[0].numpy()).tolist() == [10, 4, 21, 9]
 
 
 def test_an_empty_mask_has_no_box():

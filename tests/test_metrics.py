@@ -380,7 +380,7 @@ def test_all_scores_equal_the_plain_path_to_the_bit(roughness, rng):
 def test_shape_counts_parts_and_how_far_a_mask_leaves_its_box():
     mask = np.zeros((20, 30), dtype=bool)
     mask[5:10, 10:20] = mask[10, 20] = True  # touches at a corner: one part
-    box = np.array([10, 5, 19, 9])
+    box = np.array([10, 5, 20, 10])
     assert shape_of(mask, box) == {"parts": 1, "largest_part_share": 1, "reach_outside_box": pytest.approx(1 / 5)}
     raw = mask.copy()
     raw[0, :9] = True
@@ -392,4 +392,4 @@ def test_shape_counts_parts_and_how_far_a_mask_leaves_its_box():
     assert shape_of(raw, box)["reach_outside_box"] == 1  # ten columns of ten
     assert shape_of(mask[:10], box)["reach_outside_box"] == 0 and shape_of(mask)["reach_outside_box"] is None
     empty = {"parts": 0, "largest_part_share": None, "reach_outside_box": None}
-    assert shape_of(np.zeros((4, 4), dtype=bool), np.array([0, 0, 1, 1])) == empty
+    assert shape_of(np.zeros((4, 4), dtype=bool), np.array([0, 0, 2, 2])) == empty

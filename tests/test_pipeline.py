@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import pipeline
 
 from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamProcessor, GroundingResult, TextGrounder
+from ccsam_hf.formats.annotations import AnnotatedImage, to_coco
 from ccsam_hf.measurements import measure_mask
 from ccsam_hf.objects import clean_mask, count_parts, limit_of
 from ccsam_hf.pipeline_ccsam import CCSamPipeline
@@ -113,7 +114,7 @@ def test_a_list_of_images_gives_a_list_of_results(centred, image):
 def test_points_mark_objects_and_the_box_is_that_of_the_mask(centred, image):
     (one,) = centred(image, points=[[50, 40], [10, 10]], labels=[1, 0])
     rows, columns = np.nonzero(one.mask)
-    assert one.box == (columns.min(), rows.min(), columns.max(), rows.max())
+    assert one.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     two = centred(image, points=[[[50, 40]], [[80, 60], [90, 70]]])
     assert len(two) == 2
     both = centred(image, boxes=BOXES[0], points=[[[50, 40], [60, 50]]], labels=[[1, 0]])
@@ -125,6 +126,22 @@ def test_an_empty_mask_prompted_by_points_has_no_box(pipe, image, monkeypatch):
     monkeypatch.setattr(pipe.model, "decode", lambda *a, **k: (original(*a, **k)[0] * 0 - 1, original(*a, **k)[1]))
     (result,) = pipe(image, points=[50, 40])
     assert result.box is None and result.measurements.area_px == 0
+
+
+@pytest.mark.parametrize("pixels", [np.s_[60:61, 70:71], np.s_[30:90, 100:101], np.s_[119:120, 199:200]])
+def test_the_box_of_a_mask_goes_back_in_as_it_came_out(pipe, image, monkeypatch, pixels):
+    marked = np.zeros((120, 200), dtype=bool)
+    marked[pixels] = True
+    y, x = np.argwhere(marked)[0]
+    monkeypatch.setattr(pipe, "_resize_maps", lambda decoded: {"plain": torch.from_numpy(marked)[None].float()})
+    (clicked,) = pipe(image, points=[int(x), int(y)])
+    rows, columns = np.nonzero(marked)
+    assert clicked.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    (boxed,) = pipe(image, boxes=clicked.box)
+    assert boxed.box == clicked.box and np.array_equal(boxed.mask, marked)
+    coco = to_coco([AnnotatedImage("a.png", 120, 200, [("object", clicked.mask, 1.0)])])
+    left, top, width, height = coco["annotations"][0]["bbox"]
+    assert clicked.box == (left, top, left + width, top + height)
 
 
 def noisy(pipe: CCSamPipeline, monkeypatch) -> np.ndarray:

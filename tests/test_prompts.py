@@ -12,6 +12,8 @@ from ccsam_hf.data.prompts import (
     jittered_box,
     random_clicks,
     tight_box,
+    to_edges,
+    to_indices,
 )
 from ccsam_hf.descriptions import describe
 
@@ -63,11 +65,13 @@ def test_the_generator_alone_decides_the_draw():
         assert not np.array_equal(draw(np.random.default_rng(3)), draw(np.random.default_rng(4)))
 
 
-def test_tight_box_holds_the_first_and_last_index_inclusively():
+def test_a_tight_box_is_edges_and_protocol_samus_counts_indices():
     mask = np.zeros((20, 30), dtype=bool)
     mask[4:9, 7:19] = True
-    assert tight_box(mask).tolist() == [7, 4, 18, 8]
-    assert tight_box(single_pixel(11, 19)).tolist() == [19, 11, 19, 11]
+    assert tight_box(mask).tolist() == [7, 4, 19, 9]
+    assert tight_box(single_pixel(11, 19)).tolist() == [19, 11, 20, 12]
+    assert to_indices(tight_box(mask)).tolist() == [7, 4, 18, 8]
+    assert to_edges(to_indices(tight_box(mask))).tolist() == [7, 4, 19, 9]
 
 
 def test_jittered_box_moves_each_side_by_at_most_the_fraction():

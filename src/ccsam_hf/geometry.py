@@ -1,8 +1,9 @@
 """Boxes, points and masks between frames of reference: every conversion and every check of coordinates.
 
 Two frames are in use. `image` is the original image in its own pixels, `input` is the resized image that the model
-sees. Points are (x, y), boxes xyxy, sizes (height, width). Both frames share their outer edges: x runs from 0 at the
-left edge to the width at the right edge, so a coordinate changes frame by the ratio of the sizes, as in SAM.
+sees. Points are (x, y), sizes (height, width). Boxes are edges, x0 y0 x1 y1 with x1 and y1 exclusive: the box of one
+pixel (x, y) is x, y, x + 1, y + 1. Both frames share their outer edges: x runs from 0 at the left edge to the width at
+the right edge, so a coordinate changes frame by the ratio of the sizes, as in SAM.
 """
 
 from math import ceil
@@ -154,18 +155,15 @@ def _check_box(box: Tensor, image_size: tuple[int, int]) -> None:
 
 
 def boxes_from_masks(mask_binary: Tensor) -> Tensor:
-    """The tight box of each mask: first and last column and row that hold a pixel of it.
+    """The tight box of each mask, as edges: x1 and y1 lie behind the last column and row that hold a pixel of it.
 
-    Both ends are pixel indices and belong to the mask, so a mask of one pixel has x0 == x1 and y0 == y1.
-
-    Source: SAMUS, `utils/data_us.py`, `fixed_bbox`, which trains and evaluates with boxes of this convention.
-    Departure: an empty mask has no box and is refused; SAMUS returns one around the whole image.
+    A mask of one pixel has x1 == x0 + 1 and y1 == y0 + 1, so every tight box is a box that prompts.
 
     Args:
         mask_binary: (..., H, W), bool; other types count as set where they are not zero.
 
     Returns:
-        (..., 4) float32, x0 y0 x1 y1 in pixels of the mask's frame.
+        (..., 4) float32, x0 y0 x1 y1 in pixels of the mask's frame, 0 <= x0 < x1 <= W and 0 <= y0 < y1 <= H.
 
     Raises:
         ValueError: fewer than two axes, or a mask without a pixel.
@@ -177,13 +175,13 @@ def boxes_from_masks(mask_binary: Tensor) -> Tensor:
     columns, rows = mask_binary.any(-2), mask_binary.any(-1)
     if not bool(columns.any(-1).all()):
         raise ValueError("a mask is empty, so it has no box: leave empty masks out")
-    (x0, x1), (y0, y1) = _first_and_last(columns), _first_and_last(rows)
+    (x0, x1), (y0, y1) = _edges(columns), _edges(rows)
     return torch.stack([x0, y0, x1, y1], dim=-1).float()
 
 
-def _first_and_last(is_set: Tensor) -> tuple[Tensor, Tensor]:
+def _edges(is_set: Tensor) -> tuple[Tensor, Tensor]:
     is_set = is_set.int()
-    return is_set.argmax(-1), is_set.shape[-1] - 1 - is_set.flip(-1).argmax(-1)
+    return is_set.argmax(-1), is_set.shape[-1] - is_set.flip(-1).argmax(-1)
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:

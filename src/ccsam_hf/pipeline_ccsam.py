@@ -247,7 +247,7 @@ class CCSamPipeline(Pipeline):
                 what `encode` returned. A PIL image is turned as its EXIF orientation says, as a file is: prompts and
                 masks are those of the upright picture. A list of images is segmented image by image, all with the
                 same prompts.
-            boxes: P boxes (x0, y0, x1, y1), or one; pixels of the image.
+            boxes: P boxes (x0, y0, x1, y1), or one; edges in pixels of the image, x1 and y1 exclusive.
             points: for each of P objects its points (x, y), or the points of one object; pixels of the image.
             labels: for each point 1 (inside) or 0 (outside), nested as `points`; left out, all are inside.
             text: one target or several in place of boxes and points, see [`TextGrounder`].

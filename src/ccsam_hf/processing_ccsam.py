@@ -61,7 +61,8 @@ class CCSamProcessor(ProcessorMixin):
             input_points: (x, y) pixels of the original image, 0 <= x < width and 0 <= y < height.
             input_labels: 1 for a point inside the object, 0 outside; -1 and -10 mark points to ignore. Left out, every
                 point is inside.
-            input_boxes: x0, y0, x1, y1 pixels of the original image, 0 <= x0 < x1 <= width, 0 <= y0 < y1 <= height.
+            input_boxes: x0, y0, x1, y1 pixels of the original image, 0 <= x0 < x1 <= width, 0 <= y0 < y1 <= height;
+                edges, so x1 and y1 are exclusive.
             segmentation_maps: masks for training, see `CCSamImageProcessor.preprocess`.
             text: not for the processor, see Raises.
             kwargs: settings of the image processor for this call; `return_tensors` is "pt" (default) or "np".

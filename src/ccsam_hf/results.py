@@ -45,7 +45,7 @@ class SegmentationResult:
         score: the model's own estimate of the mask's IoU; usually in [0, 1], but not bounded. 0 where a text was not
             found.
         box: x0, y0, x1, y1 pixels of the image: the box that prompted, given or found by a text, else the tight box of
-            the mask (first and last column and row); None for an empty mask.
+            the mask. Its sides are edges, x1 and y1 exclusive, so it prompts again as it is. None for an empty mask.
         label: name of the object where a text prompted, else None.
         uncertainty: (H0, W0) float32 in [0, 0.5], standard deviation of the probability over the draws; None without
             `num_samples`.

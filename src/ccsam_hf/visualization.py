@@ -57,7 +57,8 @@ def overlay(
     Args:
         image: see `to_rgb`; (H, W).
         masks: P masks (H, W), bool.
-        boxes: xyxy in pixels of the image for each object, None for an object without one; drawn as thin rectangles.
+        boxes: x0 y0 x1 y1 (edges) in pixels of the image for each object, None for an object without one; drawn as
+            thin rectangles.
         points: for each object its (x, y) points, drawn as discs.
         labels: for each point 1 (inside, white) or 0 (outside, black); left out, all are inside.
 
@@ -80,7 +81,9 @@ def overlay(
     draw = ImageDraw.Draw(drawn)
     for i, box in enumerate(boxes if boxes is not None else []):
         if box is not None:
-            draw.rectangle([float(value) for value in box], outline=color_of(i), width=max(1, width // 2))
+            x0, y0, x1, y1 = (float(value) for value in box)
+            ends = [x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)]  # PIL draws on the last column and row
+            draw.rectangle(ends, outline=color_of(i), width=max(1, width // 2))
     for i, object_points in enumerate(points if points is not None else []):
         for j, (x, y) in enumerate(object_points):
             label = 1 if labels is None else int(labels[i][j])

@@ -1,7 +1,7 @@
 """Derives prompts, clicks and boxes, from the true mask of an object, for training and for evaluation.
 
-Points are (x, y) and boxes xyxy, both in pixels of the frame the mask is in. The smallest and the largest index of
-the mask's pixels are the sides of a tight box, so a box over one column of pixels has x0 == x1.
+Points are (x, y) and boxes x0 y0 x1 y1, both in pixels of the frame the mask is in. Boxes are edges: x1 and y1 lie
+behind the last column and row. Protocol "samus" alone counts otherwise, see `to_indices`.
 
 The functions draw one kind of prompt each; `PromptSampler` draws among the kinds, as training needs it.
 """
@@ -96,7 +96,7 @@ def click_set(
 
 
 def tight_box(mask: np.ndarray) -> np.ndarray:
-    """The smallest box around the mask, its sides being the first and the last column and row of the mask's pixels.
+    """The smallest box around the mask: x0 y0 x1 y1, with x1 and y1 behind the last column and row.
 
     It is `ccsam_hf.geometry.boxes_from_masks` of one mask.
 
@@ -112,6 +112,19 @@ def tight_box(mask: np.ndarray) -> np.ndarray:
     """
     check_mask(mask)
     return boxes_from_masks(torch.from_numpy(mask)).numpy()
+
+
+def to_indices(box: np.ndarray) -> np.ndarray:
+    """A box of edges as SAMUS counts it: first and last column and row, so that one column has x0 == x1.
+
+    Source: SAMUS, `utils/data_us.py`, `fixed_bbox`. Used inside protocol "samus" alone.
+    """
+    return box - np.array([0, 0, 1, 1], dtype=np.float32)
+
+
+def to_edges(box: np.ndarray) -> np.ndarray:
+    """The inverse of `to_indices`."""
+    return box + np.array([0, 0, 1, 1], dtype=np.float32)
 
 
 def jittered_box(mask: np.ndarray, rng: np.random.Generator, fraction: float = 0.05) -> np.ndarray:
@@ -133,7 +146,7 @@ def jittered_box(mask: np.ndarray, rng: np.random.Generator, fraction: float = 0
     if not 0 <= fraction < 0.5:
         raise ValueError(f"fraction is {fraction}; expected [0, 0.5): a share of the box's width and height")
     first, last = tight_box(mask).astype(float).reshape(2, 2)
-    reach = fraction * (last - first + 1)
+    reach = fraction * (last - first)
     frame = np.array(mask.shape[::-1], dtype=float)
     first = np.clip(first + rng.uniform(-reach, reach), 0, frame)
     last = np.clip(last + rng.uniform(-reach, reach), 0, frame)

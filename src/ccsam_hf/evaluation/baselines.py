@@ -7,8 +7,7 @@ def inscribed_ellipse(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Fills the ellipse that touches the four sides of a box.
 
     Args:
-        box: (4,) xyxy, the first and last column and row of the object, as `tight_box` gives them; the ellipse spans
-            these pixels whole, so its axes are x1 - x0 + 1 and y1 - y0 + 1 long.
+        box: (4,) x0 y0 x1 y1, edges.
         size: (height, width) of the mask.
 
     Returns:
@@ -16,8 +15,8 @@ def inscribed_ellipse(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     x0, y0, x1, y1 = np.asarray(box, dtype=float)
     y, x = np.ogrid[: size[0], : size[1]]
-    across = (x - (x0 + x1) / 2) / ((x1 - x0 + 1) / 2)
-    down = (y - (y0 + y1) / 2) / ((y1 - y0 + 1) / 2)
+    across = (x + 0.5 - (x0 + x1) / 2) / ((x1 - x0) / 2)
+    down = (y + 0.5 - (y0 + y1) / 2) / ((y1 - y0) / 2)
     return across**2 + down**2 <= 1
 
 
@@ -25,15 +24,15 @@ def filled_box(box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Fills a box.
 
     Args:
-        box: (4,) xyxy, the first and last column and row of the object, both inside.
+        box: (4,) x0 y0 x1 y1, edges.
         size: (height, width) of the mask.
 
     Returns:
-        (H, W) bool.
+        (H, W) bool: the pixels whose middle lies in the box.
     """
     x0, y0, x1, y1 = np.asarray(box, dtype=float)
     y, x = np.ogrid[: size[0], : size[1]]
-    return (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    return (x + 0.5 >= x0) & (x + 0.5 <= x1) & (y + 0.5 >= y0) & (y + 0.5 <= y1)
 
 
 def median_disc(point: np.ndarray, radius: float, size: tuple[int, int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 
 from ..checks import check_choice
 from ..data.cases import Case
-from ..data.prompts import Prompt
+from ..data.prompts import Prompt, to_edges, to_indices
 from ..geometry import rescale_boxes
 from ..grounding import TextGrounder
 from .clicks import click, score_clicks
@@ -90,7 +90,7 @@ class CaseMeasurer:
             found = {"box_score": find.best_score, "found": len(find.boxes) > 0}
             if not found["found"]:
                 return self.miss_row(case, kind, draw, "missed", find.reason or "nothing was found", found)
-            prompt = Prompt(box=rescale_boxes(find.boxes[0], image.shape, SIZE).cpu().numpy())
+            prompt = Prompt(box=to_indices(rescale_boxes(find.boxes[0], image.shape, SIZE).cpu().numpy()))
         if not truth.any():
             return self.miss_row(case, kind, draw, "missed", "no pixel of the object is left at 256x256", found)
         encoded = self.encode(case)
@@ -103,11 +103,12 @@ class CaseMeasurer:
             prompt = prompt or prompt_from(truth, kind, seed)
             prediction = self.segmenter.segment(encoded, prompt, case.target)
         blind = self.blind.mask(prompt, kind, case.target)
+        box = None if prompt.box is None else to_edges(prompt.box)
         return Row(
             **self.names_of(case, kind, draw),
             **found,
-            measures=Measures.of_mask(prediction.mask, truth, prompt.box, prediction.raw),
-            baseline=Measures.of_mask(blind, truth, prompt.box),
+            measures=Measures.of_mask(prediction.mask, truth, box, prediction.raw),
+            baseline=Measures.of_mask(blind, truth, box),
             coordinates=coordinates_of(prompt),
             **reliability_of(prediction, truth),
         )
@@ -136,7 +137,7 @@ class CaseMeasurer:
 
 def coordinates_of(prompt: Prompt) -> list[float] | None:
     """Of the box or the points, in one list; None without any."""
-    coordinates = prompt.box if prompt.box is not None else prompt.points
+    coordinates = to_edges(prompt.box) if prompt.box is not None else prompt.points
     return None if coordinates is None else [float(value) for value in coordinates.ravel()]
 
 

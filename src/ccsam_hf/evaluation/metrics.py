@@ -90,7 +90,7 @@ def shape_of(
 
     Args:
         mask: (H, W) bool, the mask that a user gets.
-        box: (4,) xyxy of the prompt, its first and last column and row both inside; None where the prompt had no box.
+        box: (4,) x0 y0 x1 y1 of the prompt, edges; None where the prompt had no box.
         raw: (H, W) bool, the same before specks were removed from it; left out, the mask itself.
 
     Returns:
@@ -470,6 +470,6 @@ def _reach_outside(mask: np.ndarray, box: np.ndarray | None) -> float | None:
         return None
     x0, y0, x1, y1 = np.asarray(box, dtype=float)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    across = max(x0 - columns[0], columns[-1] - x1) / (x1 - x0 + 1)
-    down = max(y0 - rows[0], rows[-1] - y1) / (y1 - y0 + 1)
+    across = max(x0 - columns[0], columns[-1] + 1 - x1) / (x1 - x0)
+    down = max(y0 - rows[0], rows[-1] + 1 - y1) / (y1 - y0)
     return float(max(across, down, 0))

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ..data.cases import Case
-from ..data.prompts import Prompt, fixed_click, jittered_box, random_clicks, tight_box
+from ..data.prompts import Prompt, fixed_click, jittered_box, random_clicks, tight_box, to_indices
 from ..geometry import resize_masks
 from .segmenters import SIZE
 
@@ -52,11 +52,11 @@ def prompt_from(truth: np.ndarray, kind: str, seed: int) -> Prompt:
         seed: of the two that are drawn.
 
     Returns:
-        Coordinates in pixels of 256x256.
+        Coordinates in pixels of 256x256; a box as SAMUS counts it, by the first and the last column and row.
     """
     rng = np.random.default_rng(seed)
     if kind in ("box", "jittered-box"):
-        return Prompt(box=tight_box(truth) if kind == "box" else jittered_box(truth, rng))
+        return Prompt(box=to_indices(tight_box(truth) if kind == "box" else jittered_box(truth, rng)))
     if kind in ("point", "random-point"):
         points = fixed_click(truth)[None] if kind == "point" else random_clicks(truth, 1, rng)
         return Prompt(points=points, labels=np.ones(1, dtype=np.int64))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.prompts import Prompt
+from ..data.prompts import Prompt, to_edges
 from ..geometry import rescale_boxes, resize_maps, resize_smoothly
 from ..identity import hash_weights
 from ..loading import LOAD_LOCK
@@ -67,7 +67,8 @@ class Segmenter(Protocol):
 
         Args:
             encoded: of `encode`.
-            prompt: in pixels of 256x256; without box and points, what the model makes of the image alone.
+            prompt: in pixels of 256x256, a box as SAMUS counts it (`data.prompts.to_indices`); without box and points,
+                what the model makes of the image alone.
             target: name of the object, for models that know names.
         """
 
@@ -266,12 +267,12 @@ class BlindSegmenter:
 
 def ellipse() -> BlindSegmenter:
     """The ellipse inscribed in the box."""
-    return BlindSegmenter(("box",), lambda prompt, target: inscribed_ellipse(prompt.box, SIZE))
+    return BlindSegmenter(("box",), lambda prompt, target: inscribed_ellipse(to_edges(prompt.box), SIZE))
 
 
 def box_itself() -> BlindSegmenter:
     """The filled box."""
-    return BlindSegmenter(("box",), lambda prompt, target: filled_box(prompt.box, SIZE))
+    return BlindSegmenter(("box",), lambda prompt, target: filled_box(to_edges(prompt.box), SIZE))
 
 
 def disc(truths: Sequence[np.ndarray]) -> BlindSegmenter:
@@ -345,7 +346,7 @@ def as_tensors(prompt: Prompt, device: torch.device) -> dict[str, torch.Tensor |
 
 def as_prompt_of_mask(prompt: Prompt) -> dict[str, Any]:
     """A prompt as arguments of `clean_mask`, whose boxes are edges: the last column and row of a box lie inside."""
-    box = None if prompt.box is None else prompt.box + np.array([0, 0, 1, 1], dtype=prompt.box.dtype)
+    box = None if prompt.box is None else to_edges(prompt.box)
     if prompt.points is None:
         return {"box": box}
     return {"box": box, "points": prompt.points.tolist(), "labels": prompt.labels.tolist()}
