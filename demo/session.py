@@ -17,6 +17,7 @@ from PIL import Image
 
 import shared_models
 from ccsam_hf import EncodedImage, SegmentationResult
+from ccsam_hf.descriptions import split_targets
 from ccsam_hf.formats.annotations import AnnotatedImage
 from ccsam_hf.formats.mask_files import UNNAMED, png_bytes
 from ccsam_hf.geometry import boxes_from_masks
@@ -208,18 +209,12 @@ def opened_source(session: Session) -> Source:
 def find_texts(session: Session, text: str) -> Session:
     """Look for each target of a text; targets are separated by commas, semicolons or line breaks."""
     opened_source(session)
-    texts = targets_of(text)
+    texts = tuple(dict.fromkeys(split_targets(text))) if text.strip(" ,;\n") else ()
     if not texts:
         raise ValueError("no target was named: type what to outline, for instance left ventricle, left atrium")
     if len(texts) > MAX_OBJECTS:
         raise ValueError(f"{len(texts)} targets were named; at most {MAX_OBJECTS} fit into one request: name fewer")
     return answered(replace(session, texts=texts, asked="text"))
-
-
-def targets_of(text: str) -> tuple[str, ...]:
-    """The targets that a text names, each once, in order."""
-    named = (part.strip() for line in text.replace(";", ",").splitlines() for part in line.split(","))
-    return tuple(dict.fromkeys(target for target in named if target))
 
 
 def add_point(session: Session, x: float | None, y: float | None, label: int) -> Session:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -112,14 +111,13 @@ def _on_gpu(work: Callable, name: str, *arguments: Any) -> tuple[Any, ValueError
 
 
 def _encode(pipe: CCSamPipeline, image: Image.Image) -> EncodedImage:
-    encoded = pipe.encode(image)
-    return replace(encoded, encoded=moved(encoded.encoded, "cpu"))
+    return pipe.encode(image).to("cpu")
 
 
 def _decode(
     pipe: CCSamPipeline, encoded: EncodedImage, prompts: dict[str, Any], spacing_mm: tuple[float, float] | None
 ) -> list[SegmentationResult]:
-    return pipe(on_device(pipe, encoded), spacing_mm=spacing_mm, **prompts)
+    return pipe(encoded, spacing_mm=spacing_mm, **prompts)
 
 
 def _uncertainties(
@@ -127,22 +125,5 @@ def _uncertainties(
 ) -> list[np.ndarray]:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        results = pipe(on_device(pipe, encoded), num_samples=num_samples, **prompts)
+        results = pipe(encoded, num_samples=num_samples, **prompts)
     return [result.uncertainty for result in results]
-
-
-def on_device(pipe: CCSamPipeline, encoded: EncodedImage) -> EncodedImage:
-    """The encoded image on the device of a pipeline."""
-    return replace(encoded, encoded=moved(encoded.encoded, pipe.device))
-
-
-def moved(value: Any, device: str | torch.device) -> Any:
-    """Tensors, and those within tuples and dataclasses, on a device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        parts = [moved(part, device) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    if is_dataclass(value):
-        return replace(value, **{field.name: moved(getattr(value, field.name), device) for field in fields(value)})
-    return value

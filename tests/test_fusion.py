@@ -193,7 +193,7 @@ def test_without_the_residual_a_new_fusion_is_not_silent(tiny_config):
 
 
 def test_a_new_model_starts_with_a_small_sigma(tiny_model):
-    fused, _ = tiny_model.encode(torch.rand(1, 3, 256, 256))
+    fused, _ = tiny_model.fuse(torch.rand(1, 3, 256, 256))
     for gaussian in (fused.vit, fused.cnn, fused.vit_logits, fused.cnn_logits):
         assert torch.equal(gaussian.log_var, torch.full_like(gaussian.log_var, -4.0))
 

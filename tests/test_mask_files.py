@@ -26,7 +26,7 @@ from ccsam_hf.formats.mask_files import (
 )
 from ccsam_hf.image_files import read_image
 from ccsam_hf.measurements import measure_mask
-from ccsam_hf.pipeline_ccsam import SegmentationResult
+from ccsam_hf.results import SegmentationResult
 from test_image_files import region, write_dicom
 
 NEEDS_DATA = "writing medical files needs the extra `data`"

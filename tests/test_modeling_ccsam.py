@@ -201,7 +201,7 @@ def test_every_term_has_its_name_its_value_and_its_weight(model, pixel_values, l
     config = model.config
     config.lambda_c, config.lambda_v, config.lambda_a, config.lambda_iou = 0.5, 0.25, 2.0, 3.0
     output = model(pixel_values, input_boxes=BOXES, labels=labels)
-    fused, _ = model.encode(pixel_values)
+    fused, _ = model.fuse(pixel_values)
     mask_logits = F.interpolate(output.pred_masks[:, :, 0], (256, 256), mode="bilinear")
     logits = (fused.vit_logits, fused.cnn_logits)
     expected = {

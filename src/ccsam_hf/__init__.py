@@ -19,10 +19,11 @@ from .auto_classes import watch
 
 if TYPE_CHECKING:
     from .configuration_ccsam import CCSamConfig
+    from .encoded import EncodedImage
     from .grounding import GroundingResult, TextGrounder
     from .image_processing_ccsam import CCSamImageProcessor
     from .modeling_ccsam import CCSamModel, CCSamOutput
-    from .pipeline_ccsam import CCSamPipeline, EncodedImage
+    from .pipeline_ccsam import CCSamPipeline
     from .processing_ccsam import CCSamProcessor
     from .results import SegmentationResult
     from .visualization import overlay
@@ -45,7 +46,7 @@ HOME = {
     "CCSamOutput": "modeling_ccsam",
     "CCSamPipeline": "pipeline_ccsam",
     "CCSamProcessor": "processing_ccsam",
-    "EncodedImage": "pipeline_ccsam",
+    "EncodedImage": "encoded",
     "GroundingResult": "grounding",
     "SegmentationResult": "results",
     "TextGrounder": "grounding",

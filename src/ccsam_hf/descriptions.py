@@ -445,6 +445,20 @@ class DescriptionWriter:
         return InferenceClient(base_url=self.base_url, api_key=api_key, timeout=REQUEST_TIMEOUT_S)
 
 
+def split_targets(text: str | Sequence[str]) -> list[str]:
+    """The targets that a text names, or several texts: commas, semicolons and line breaks stand between them.
+
+    "breast lesion, left ventricle" are two targets, in Python as on the command line and in the demo. What is no
+    string comes back as it is.
+    """
+    texts = [text] if isinstance(text, str) else list(text)
+    parts = []
+    for each in texts:
+        named = [part.strip() for part in re.split(r"[,;\n]", each)] if isinstance(each, str) else [each]
+        parts += [part for part in named if part] or [each]
+    return parts
+
+
 def _cleaned(text: str) -> str:
     if not isinstance(text, str):
         raise TypeError(f"text has type {type(text).__name__}; expected a string: give several targets one by one")
@@ -483,5 +497,6 @@ __all__ = [
     "find_target",
     "mention_spans",
     "nearest_targets",
+    "split_targets",
     "to_phrase",
 ]

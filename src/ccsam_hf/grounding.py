@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
-from .descriptions import FORMS, nearest_targets, to_phrase
+from .descriptions import FORMS, nearest_targets, split_targets, to_phrase
 from .geometry import boxes_from_unit
 from .grounding_boxes import FALLBACKS, calibrate, detect, select_boxes, settle, share_image
 from .grounding_loading import exchange_text_encoder, load_detector, name_of
@@ -282,7 +282,7 @@ def as_texts(text: str | Sequence[str]) -> list[str]:
         raise TypeError(f"text is {text!r}; expected a string, or a list of strings")
     if not texts:
         raise ValueError("text is an empty list; expected at least one target")
-    return list(texts)
+    return split_targets(texts)
 
 
 def as_one_image(image: Any) -> Image.Image | np.ndarray | Tensor:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .configuration_ccsam import HUB_ARGUMENTS
 from .grounding_texts import phrase_delimiter_ids, separate_phrases
 from .loading import LOAD_LOCK
+from .model_places import check_place
 
 logger = logging.get_logger(__name__)
 
@@ -31,6 +32,7 @@ def load_detector(source: str | Path, **kwargs: Any) -> tuple[GroundingDinoForOb
         OSError: nothing to load there.
         ValueError: weights that leave parts of the model without values.
     """
+    kwargs |= check_place(source, **kwargs)
     kwargs.setdefault("disable_custom_kernels", True)  # they are compiled where they are first used
     with LOAD_LOCK:
         model, report = GroundingDinoForObjectDetection.from_pretrained(source, output_loading_info=True, **kwargs)

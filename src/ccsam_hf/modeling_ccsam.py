@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from .adapters import ZeroLinear
 from .cnn_branch import build_cnn_branch
 from .configuration_ccsam import CCSamConfig
+from .encoded import EncodedImage, fingerprint
 from .fusion import FusionOutput, LogVarianceLinear, VariationalAttentionFusion
 from .loading import LOAD_LOCK, ModelSource
 from .losses import binary_cross_entropy, dice_loss, iou_error, kl_to_standard_normal
@@ -178,15 +179,17 @@ class CCSamModel(CCSamPreTrainedModel):
             parts.append(self.mask_decoder)
         return parts
 
-    def encode(self, pixel_values: Tensor) -> tuple[FusionOutput, Tensor]:
-        """Run branches and fusion.
+    def encode(self, pixel_values: Tensor) -> EncodedImage:
+        """Encode images for several calls of `forward`, each of which then decodes its prompts only.
 
         Args:
             pixel_values: (B, 3, H, W), values in [0, 1].
-
-        Returns:
-            The fusion's output, and the ViT map (B, C, h, w) that further draws of its posterior need.
         """
+        fused, vit_map = self.fuse(pixel_values)
+        return EncodedImage(fused, vit_map, None if self.training else fingerprint(self))
+
+    def fuse(self, pixel_values: Tensor) -> tuple[FusionOutput, Tensor]:
+        """Run branches and fusion on `(B, 3, H, W)`: the fusion's output, and the ViT map (B, C, h, w)."""
         cnn_map = self.cnn_branch(pixel_values) if self.cnn_branch is not None else None
         vit_map = self.vit_branch(pixel_values, cnn_map)
         fused = self.fusion(vit_map, cnn_map) if self.fusion is not None else FusionOutput(vit_map)
@@ -195,7 +198,7 @@ class CCSamModel(CCSamPreTrainedModel):
     def get_image_embeddings(self, pixel_values: Tensor) -> Tensor:
         """Encode once, decode many prompts: `(B, 3, H, W)` in [0, 1] to `(B, C, h, w)`. Gradients are the caller's."""
         self._check_pixel_values(pixel_values)
-        return self.encode(pixel_values)[0].feature_map
+        return self.fuse(pixel_values)[0].feature_map
 
     def image_positions(self) -> Tensor:
         """SAM's positional encoding of the token grid, `(1, C, h, w)`."""
@@ -268,7 +271,7 @@ class CCSamModel(CCSamPreTrainedModel):
         num_samples: int | None = None,
         multimask_output: bool = False,
         return_dict: bool | None = None,
-        encoded: tuple[FusionOutput, Tensor] | None = None,
+        encoded: EncodedImage | None = None,
     ) -> CCSamOutput:
         """Segment the prompted objects.
 
@@ -286,17 +289,20 @@ class CCSamModel(CCSamPreTrainedModel):
             num_samples: draw the fusion's posterior this often and decode each draw; the encoders run once.
             multimask_output: SAM's three masks a prompt instead of one.
             return_dict: False gives a plain tuple of what is not None.
-            encoded: what `encode` returned, in place of `pixel_values`; unlike embeddings it can be drawn from.
+            encoded: what `encode` of this model returned, in place of `pixel_values`; unlike embeddings it can be
+                drawn from.
 
         Returns:
             [`CCSamOutput`]. In evaluation mode `pred_masks` uses the means, so it is the same every time.
 
         Raises:
-            ValueError: shapes that do not fit, no image, or arguments that exclude each other.
+            ValueError: shapes that do not fit, no image, one that another model encoded, or arguments that exclude
+                each other.
         """
         self._check_one_image(pixel_values, image_embeddings, encoded)
         if encoded is not None:
-            image_embeddings = encoded[0].feature_map
+            encoded.check_model(self)
+            image_embeddings = encoded.fused.feature_map
         self._check_inputs(pixel_values, image_embeddings, input_points, input_labels, input_boxes, input_masks)
         self._check_options(pixel_values is not None or encoded is not None, labels, num_samples, multimask_output)
         prompts = {
@@ -307,9 +313,9 @@ class CCSamModel(CCSamPreTrainedModel):
             "multimask_output": multimask_output,
         }
         if encoded is not None:
-            fused, vit_map = encoded
+            fused, vit_map = encoded.fused, encoded.vit_map
         elif image_embeddings is None:
-            fused, vit_map = self.encode(pixel_values)
+            fused, vit_map = self.fuse(pixel_values)
         else:
             fused, vit_map = FusionOutput(image_embeddings), None
         pred_masks, iou_scores = self.decode(fused.feature_map, **prompts)

@@ -3,8 +3,9 @@
 Source: CC-SAM paper, Figure 2 and Section 3.3 for the way from a text to a box to a mask.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +13,37 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .configuration_ccsam import HUB_ARGUMENTS
-from .corrections import Prompts, make_prompts
-from .fusion import FusionOutput
-from .geometry import boxes_from_masks, rescale_boxes
-from .grounding import GroundingResult, TextGrounder
+from .decoded import DEFAULT_THRESHOLD, Decoded, check_threshold, make_results
+from .descriptions import split_targets
+from .encoded import EncodedImage
+from .geometry import rescale_boxes
+from .grounding import TextGrounder
 from .image_files import read_image, upright
 from .loading import GROUNDER_FOLDER, LOAD_LOCK, ModelSource
-from .measurements import check_spacing, measure_mask
+from .measurements import check_spacing
+from .model_places import check_place
 from .modeling_ccsam import CCSamModel
-from .objects import Keep, check_keep, clean_mask, count_parts, follow_mask, limit_of
+from .objects import Keep, check_keep
 from .pixel_spacing import PixelSpacing
 from .processing_ccsam import CCSamProcessor, prepare_prompts
-from .results import ObjectMemory, SegmentationResult
+from .prompts import Prompts, make_prompts, share_out
+from .results import SegmentationResult
 
 TASK = "ultrasound-segmentation"
 PREPROCESS_ARGUMENTS = {"boxes", "points", "labels", "text", "spacing_mm", "previous"}
 GROUNDING_ARGUMENTS = {"form", "box_threshold", "nms_threshold", "every_instance", "fallback"}
 FORWARD_ARGUMENTS = {"num_samples", *GROUNDING_ARGUMENTS}
 POSTPROCESS_ARGUMENTS = {"threshold", "keep"}
-DEFAULT_THRESHOLD = 0.5
+PROMPTS = ("boxes", "points", "labels", "text", "previous")
 
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image whose encoding is kept, so that further prompts cost a decoding only; made by `CCSamPipeline.encode`.
-
-    Args:
-        image: as it was given, or as it was read from a file.
-        size: (height, width) of it.
-        spacing_mm: (between rows, between columns) in millimetres, None where unknown.
-        encoded: of `CCSamModel.encode`, batch size 1, on the model's device.
-    """
-
-    image: Image.Image | np.ndarray | Tensor
-    size: tuple[int, int]
-    spacing_mm: tuple[float, float] | PixelSpacing | None
-    encoded: tuple[FusionOutput, Tensor]
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """One image on its way from the model to results: maps of its objects, and what was asked.
-
-    Args:
-        maps: iou_scores (1, P, M), pred_masks (1, P, M, 4h, 4w) and, with draws, mask_probability and mask_uncertainty
-            of that shape, on the CPU; empty where no text was found.
-        prompts: of the objects, the boxes that texts found included.
-        finds: what the grounder says of each text, None without a text.
-        image: that was segmented.
-        size: (height, width) of the image.
-        spacing_mm: (between rows, between columns) in millimetres.
-        with_uncertainty: whether draws were asked for.
-    """
-
-    maps: dict[str, Tensor]
-    prompts: Prompts
-    finds: list[GroundingResult] | None
-    image: Image.Image | np.ndarray | Tensor
-    size: tuple[int, int]
-    spacing_mm: tuple[float, float] | PixelSpacing | None
-    with_uncertainty: bool
+# What is given as an image, and how boxes and points are given: numbers in nested lists, arrays or tensors.
+OneImage = str | Path | Image.Image | np.ndarray | Tensor | EncodedImage
+Coordinates = Sequence[float] | Sequence[Sequence] | np.ndarray | Tensor
+Spacing = tuple[float, float] | PixelSpacing
 
 
 class CCSamPipeline(Pipeline):
@@ -84,6 +53,8 @@ class CCSamPipeline(Pipeline):
     pipe = CCSamPipeline.from_pretrained(ccsam_hf.TINY)
     nodule, gland = pipe("case.png", text=["thyroid nodule", "thyroid gland"])
     nodule, cyst = pipe("case.png", boxes=[[80, 60, 190, 150], [210, 90, 260, 140]])
+    pipe.to("cuda")
+    first, second = pipe(["a.png", "b.png"], boxes=[[[80, 60, 190, 150]], [[20, 30, 90, 80]]], batch_size=2)
     ```
 
     It is a pipeline of transformers: `pipeline("ultrasound-segmentation", model=...)` makes the same object.
@@ -137,12 +108,16 @@ class CCSamPipeline(Pipeline):
         Args:
             pretrained_model_name_or_path: folder or repository id.
             grounder: see [`CCSamPipeline`].
-            kwargs: for `CCSamModel.from_pretrained`, such as `device_map` or `dtype`.
+            kwargs: `device` as in `to`; all others are for `CCSamModel.from_pretrained`, such as `dtype`, `device_map`
+                or `revision`.
 
         Raises:
+            FileNotFoundError: no such folder, and no repository of the Hub by that name or none within reach.
             OSError: nothing to load there.
-            ValueError: weights that leave parts of the model without values.
+            ValueError: weights that leave parts of the model without values, or a device that is not there.
         """
+        device = kwargs.pop("device", None)
+        kwargs |= check_place(pretrained_model_name_or_path, **kwargs)
         model, report = CCSamModel.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         missing = sorted(report["missing_keys"])
         if missing:
@@ -152,7 +127,30 @@ class CCSamPipeline(Pipeline):
             )
         where = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
         processor = CCSamProcessor.from_pretrained(pretrained_model_name_or_path, **where)
-        return cls(model, processor, grounder, task=TASK)
+        pipe = cls(model, processor, grounder, task=TASK)
+        return pipe if device is None else pipe.to(device)
+
+    def to(
+        self, device: str | int | torch.device | None = None, dtype: torch.dtype | str | None = None
+    ) -> "CCSamPipeline":
+        """Move the model and its grounder to another device, or cast the model to another precision.
+
+        Args:
+            device: such as "cuda", "cuda:1" or "cpu".
+            dtype: such as `torch.bfloat16` or "bfloat16"; the grounder stays as it is.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            ValueError: the device is not there, or there is no such precision.
+        """
+        if device is not None:
+            self.device = check_device(device)
+            if isinstance(self._grounder, TextGrounder):
+                self._grounder.model.to(self.device)
+        self.model.to(device=self.device, dtype=None if dtype is None else check_dtype(dtype))
+        return self
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = True, **kwargs) -> str:
         """As in transformers, but a new repository is private unless `private=False`."""
@@ -201,56 +199,72 @@ class CCSamPipeline(Pipeline):
         return source and source.grounder
 
     def encode(
-        self,
-        image: str | Path | Image.Image | np.ndarray | Tensor,
-        spacing_mm: tuple[float, float] | PixelSpacing | None = None,
-    ) -> EncodedImage:
-        """Encode one image for several calls, each of which then only decodes its prompts.
+        self, image: OneImage | Sequence[OneImage], spacing_mm: Spacing | None = None
+    ) -> EncodedImage | list[EncodedImage]:
+        """Encode an image for several calls, each of which then only decodes its prompts.
 
         ```python
         encoded = pipe.encode("case.png")
-        first = pipe(encoded, points=[[120, 90]])
-        better = pipe(encoded, points=[[120, 90], [200, 90]], labels=[1, 0])
+        (first,) = pipe(encoded, points=[120, 90])
+        (better,) = pipe(encoded, points=[200, 90], labels=0, previous=first)
         ```
 
         Args:
-            image: one image, as `__call__` takes it.
+            image: one image, as `__call__` takes it, or a list of them, which is encoded as one batch.
             spacing_mm: as `__call__` takes it; it then holds for every call.
+
+        Returns:
+            One encoded image, on the pipeline's device, or a list of them.
 
         Raises:
             FileNotFoundError, ImportError, TypeError, ValueError: as in `__call__`.
         """
-        image, spacing_mm = opened(image, spacing_mm)
-        pixel_values, size = self._prepare(image)
+        if isinstance(image, (list, tuple)):
+            return self._encode_batch(list(image), spacing_mm)
+        return self._encode_batch([image], spacing_mm)[0]
+
+    def _encode_batch(self, images: list[OneImage], spacing_mm: Spacing | None) -> list[EncodedImage]:
+        read = [image if isinstance(image, EncodedImage) else open_input(image, spacing_mm) for image in images]
+        waiting = [place for place, each in enumerate(read) if not isinstance(each, EncodedImage)]
+        prepared = [self._prepare(read[place][0]) for place in waiting]
+        if not prepared:
+            return read
+        pixel_values = torch.cat([values for values, _ in prepared])
         with torch.inference_mode(), self.device_placement():
             encoded = self.model.encode(pixel_values.to(self.device, self.model.dtype))
-        return EncodedImage(image, size, spacing_mm, encoded)
+        for row, place in enumerate(waiting):
+            image, spacing = read[place]
+            read[place] = replace(encoded.item(row), image=image, size=prepared[row][1], spacing_mm=spacing)
+        return read
 
     def __call__(
         self,
-        image: Any,
-        boxes: Any = None,
-        points: Any = None,
-        labels: Any = None,
-        text: str | Sequence[str] | None = None,
+        image: OneImage | Sequence[OneImage] | Iterable[OneImage] | Dataset,
+        boxes: Coordinates | None = None,
+        points: Coordinates | None = None,
+        labels: int | Sequence | np.ndarray | Tensor | None = None,
+        text: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
         num_samples: int | None = None,
-        spacing_mm: tuple[float, float] | PixelSpacing | None = None,
+        spacing_mm: Spacing | None = None,
         previous: SegmentationResult | Sequence[SegmentationResult] | None = None,
         threshold: float | None = None,
         keep: Keep | None = None,
+        batch_size: int | None = None,
         **kwargs,
-    ) -> list[SegmentationResult] | list[list[SegmentationResult]]:
+    ) -> list[SegmentationResult] | list[list[SegmentationResult]] | Iterator[list[SegmentationResult]]:
         """Segment each prompted object; the image is encoded once for all of them.
 
         Args:
             image: one image as [`CCSamImageProcessor`] takes it, the path of a file for `image_files.read_image`, or
                 what `encode` returned. A PIL image is turned as its EXIF orientation says, as a file is: prompts and
-                masks are those of the upright picture. A list of images is segmented image by image, all with the
-                same prompts.
-            boxes: P boxes (x0, y0, x1, y1), or one; edges in pixels of the image, x1 and y1 exclusive.
-            points: for each of P objects its points (x, y), or the points of one object; pixels of the image.
+                masks are those of the upright picture. Or several: a list, a generator or a data set of torch.
+            boxes: P boxes (x0, y0, x1, y1), or one; edges in pixels of the image, x1 and y1 exclusive. For a list of B
+                images these are the boxes of every image, and (B, P, 4) those of each; likewise for the next three.
+            points: for each of P objects its points (x, y), (P, N, 2), or the points of one object; pixels of the
+                image.
             labels: for each point 1 (inside) or 0 (outside), nested as `points`; left out, all are inside.
-            text: one target or several in place of boxes and points, see [`TextGrounder`].
+            text: one target or several in place of boxes and points, see [`TextGrounder`]. Commas, semicolons and line
+                breaks separate targets within a text. With several images a list of lists has the texts of each.
             num_samples: draw the fusion's posterior this often, at least twice, for the uncertainty map.
             spacing_mm: (between rows, between columns) in millimetres for the measurements; left out, that of the file
                 where it states one.
@@ -259,13 +273,15 @@ class CCSamPipeline(Pipeline):
             threshold: probability above which a pixel belongs to the object, within (0, 1); 0.5 if left out.
             keep: "largest", the default, returns one connected object a prompt, without small holes; "all" every part
                 that the model marks. With a box both stay within 5 % of its sides. See `objects.clean_mask`.
+            batch_size: how many of several images are encoded together; 1 if left out. The masks are the same up to
+                rounding.
             kwargs: with a text, `form`, `box_threshold`, `nms_threshold`, `every_instance` and `fallback` of
-                `TextGrounder.__call__`; `batch_size` and `num_workers` of transformers' pipelines.
+                `TextGrounder.__call__`; `num_workers` of transformers' pipelines.
 
         Returns:
             One result for each object, in the order of the prompts; with `every_instance` each text has one for each
             box that was found. A text that was not found has one with an empty mask and the `reason`. For a list of
-            images a list of such lists.
+            images a list of such lists, for a generator or a data set an iterator over them.
 
         Raises:
             FileNotFoundError, ImportError: the file is absent, or its reader is.
@@ -273,19 +289,42 @@ class CCSamPipeline(Pipeline):
             ValueError: no prompt, a text beside other prompts or without a grounder, an option for texts without one,
                 or an image, a prompt, an earlier result, a threshold or a word for `keep` that is not accepted.
         """
-        if isinstance(image, (list, tuple)) and not image:
-            raise ValueError("image is an empty list; expected one image or more")
         unused = sorted(GROUNDING_ARGUMENTS & set(kwargs)) if text is None else []
         if unused:
             raise ValueError(f"{', '.join(unused)} came without a text, which alone uses it: leave it out")
-        given = {"boxes": boxes, "points": points, "labels": labels, "text": text}
-        given |= {"num_samples": num_samples, "spacing_mm": spacing_mm, "previous": previous}
-        given |= {"threshold": threshold, "keep": keep}
-        return super().__call__(
-            list(image) if isinstance(image, tuple) else image,
-            **{name: value for name, value in given.items() if value is not None},
-            **kwargs,
-        )
+        given = {"boxes": boxes, "points": points, "labels": labels, "text": text, "previous": previous}
+        given |= {"num_samples": num_samples, "spacing_mm": spacing_mm, "threshold": threshold, "keep": keep}
+        arguments = {name: value for name, value in given.items() if value is not None} | kwargs
+        batch_size = batch_size or self._batch_size or 1
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} was given; expected at least 1")
+        if isinstance(image, (list, tuple)):
+            return self._segment_list(list(image), arguments, batch_size)
+        if isinstance(image, (Dataset, Iterator)) and batch_size > 1:
+            return self._segment_stream(iter_items(image), arguments, batch_size)
+        return super().__call__(image, batch_size=1, **arguments)
+
+    def _segment_list(
+        self, images: list[OneImage], arguments: dict[str, Any], batch_size: int
+    ) -> list[list[SegmentationResult]]:
+        if not images:
+            raise ValueError("image is an empty list; expected one image or more")
+        prompts = {name: arguments.pop(name) for name in PROMPTS if name in arguments}
+        own, shared = share_out(len(images), prompts)
+        results = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            if batch_size > 1:
+                batch = self._encode_batch(batch, arguments.get("spacing_mm"))
+            inputs = [{"image": image, **own[start + row]} for row, image in enumerate(batch)]
+            results += super().__call__(inputs, batch_size=1, **shared, **arguments)
+        return results
+
+    def _segment_stream(
+        self, images: Iterator[OneImage], arguments: dict[str, Any], batch_size: int
+    ) -> Iterator[list[SegmentationResult]]:
+        while batch := list(islice(images, batch_size)):
+            yield from self._segment_list(batch, dict(arguments), batch_size)
 
     def _sanitize_parameters(self, **arguments) -> tuple[dict, dict, dict]:
         unknown = sorted(set(arguments) - PREPROCESS_ARGUMENTS - FORWARD_ARGUMENTS - POSTPROCESS_ARGUMENTS)
@@ -304,15 +343,18 @@ class CCSamPipeline(Pipeline):
 
     def preprocess(
         self,
-        image: str | Path | Image.Image | np.ndarray | Tensor | EncodedImage,
-        boxes: Any = None,
-        points: Any = None,
-        labels: Any = None,
+        image: OneImage | dict[str, Any],
+        boxes: Coordinates | None = None,
+        points: Coordinates | None = None,
+        labels: int | Sequence | np.ndarray | Tensor | None = None,
         text: str | Sequence[str] | None = None,
-        spacing_mm: tuple[float, float] | PixelSpacing | None = None,
+        spacing_mm: Spacing | None = None,
         previous: SegmentationResult | Sequence[SegmentationResult] | None = None,
     ) -> dict[str, Any]:
-        """Image and prompts -> model inputs, and what they belong to."""
+        """Image and prompts, or a dictionary with both, -> model inputs, and what they belong to."""
+        if isinstance(image, dict):
+            given = {"boxes": boxes, "points": points, "labels": labels, "text": text, "previous": previous}
+            return self.preprocess(**{**given, "spacing_mm": spacing_mm, **image})
         if all(prompt is None for prompt in (boxes, points, text, previous)):
             raise ValueError(
                 "no prompt was given; expected a text, boxes (x0, y0, x1, y1) or points (x, y), in pixels"
@@ -321,14 +363,15 @@ class CCSamPipeline(Pipeline):
             raise ValueError(
                 "a text came with boxes, points or previous=; expected one or the other: a text finds its own box"
             )
-        if not isinstance(image, EncodedImage):
-            image, spacing_mm = opened(image, spacing_mm)
-            pixel_values, size = self._prepare(image)
-            encoded = None
-        else:
-            pixel_values, encoded, size = None, image.encoded, image.size
-            image, spacing_mm = image.image, image.spacing_mm if spacing_mm is None else spacing_mm
+        encoded = pixel_values = None
+        if isinstance(image, EncodedImage):
+            encoded, size = check_encoded(image), image.size
+            spacing_mm = image.spacing_mm if spacing_mm is None else spacing_mm
+            image = image.image
             check_spacing(spacing_mm)
+        else:
+            image, spacing_mm = open_input(image, spacing_mm)
+            pixel_values, size = self._prepare(image)
         prompts = make_prompts(boxes, points, labels, previous, size)
         inputs = prepare_prompts([size], self.processor.image_processor.input_size, **prompts.for_processor())
         if prompts.input_masks is not None:
@@ -340,7 +383,7 @@ class CCSamPipeline(Pipeline):
             "image": image,
             "size": size,
             "prompts": prompts,
-            "texts": text,
+            "texts": None if text is None else split_targets(text) if isinstance(text, (str, list, tuple)) else text,
             "spacing_mm": spacing_mm,
         }
 
@@ -363,6 +406,7 @@ class CCSamPipeline(Pipeline):
             encoded = model_inputs["encoded"]
             if encoded is None:
                 encoded = self.model.encode(model_inputs["pixel_values"].to(self.model.dtype))
+            encoded = encoded.to(self.device, self.model.dtype)
             output = self.model(encoded=encoded, num_samples=num_samples, **inputs)
             names = ("iou_scores", "pred_masks", "mask_probability", "mask_uncertainty")
             maps = {name: output[name].float().cpu() for name in names if output.get(name) is not None}
@@ -373,40 +417,12 @@ class CCSamPipeline(Pipeline):
         self, model_outputs: Decoded, threshold: float = DEFAULT_THRESHOLD, keep: Keep = "largest"
     ) -> list[SegmentationResult]:
         """Maps of one image -> one result for each object."""
-        decoded = model_outputs
-        objects = []
-        if decoded.maps:
-            at_image_size = self._resize_maps(decoded)
-            for index, score in enumerate(decoded.maps["iou_scores"][0, :, 0].tolist()):
-                maps = {name: values[index].numpy() for name, values in at_image_size.items()}
-                memory = ObjectMemory(
-                    decoded.maps["pred_masks"][0, index, 0].clone(), **decoded.prompts.of_object(index)
-                )
-                fields = segmented_object(maps, memory, threshold, keep, decoded.spacing_mm)
-                objects.append({**fields, "score": score, "memory": memory, "image": decoded.image})
-        if decoded.finds is None:
-            return [SegmentationResult(label=None, **each) for each in objects]
-        nothing = empty_object(decoded.size, decoded.with_uncertainty, decoded.spacing_mm)
-        return with_texts(objects, decoded.finds, {**nothing, "image": decoded.image})
-
-    def _resize_maps(self, decoded: Decoded) -> dict[str, Tensor]:
-        """For each object probabilities (P, H0, W0): "plain", and "mean" and "uncertainty" with draws."""
-
-        def resize(maps: Tensor, smooth: bool) -> Tensor:
-            (resized,) = self.processor.post_process_masks(maps, [decoded.size], binarize=False, smooth=smooth)
-            return resized[:, 0]
-
-        maps = {"plain": resize(decoded.maps["pred_masks"], smooth=True).sigmoid()}
-        if "mask_probability" in decoded.maps:
-            logits = decoded.maps["mask_probability"].logit(eps=1e-6)
-            maps["mean"] = resize(logits, smooth=True).sigmoid()
-            maps["uncertainty"] = resize(decoded.maps["mask_uncertainty"], smooth=False)
-        return maps
+        return make_results(model_outputs, self.processor, threshold, keep)
 
 
-def opened(
-    image: Any, spacing_mm: tuple[float, float] | PixelSpacing | None
-) -> tuple[Any, tuple[float, float] | PixelSpacing | None]:
+def open_input(
+    image: OneImage, spacing_mm: Spacing | None
+) -> tuple[Image.Image | np.ndarray | Tensor, Spacing | None]:
     """The image, read where it is a path and upright, and its spacing: the given one, else the file's; checked."""
     if isinstance(image, (str, Path)):
         image, spacing_of_file = read_image(image)
@@ -417,75 +433,37 @@ def opened(
     return image, spacing_mm
 
 
-def check_threshold(threshold: float) -> None:
-    """Raise ValueError unless the threshold is a probability within (0, 1)."""
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold} was given; expected a probability between 0 and 1, such as 0.5")
+def check_encoded(image: EncodedImage) -> EncodedImage:
+    """The encoded image; ValueError where it is that of `CCSamModel.encode`, which keeps no image."""
+    if image.image is None or image.size is None:
+        raise ValueError("the encoded image came from the model alone; expected one of CCSamPipeline.encode")
+    return image
 
 
-def segmented_object(
-    maps: dict[str, np.ndarray],
-    memory: ObjectMemory,
-    threshold: float,
-    keep: Keep,
-    spacing_mm: tuple[float, float] | PixelSpacing | None,
-) -> dict[str, Any]:
-    """Fields of the result of one object from its maps (H0, W0) and its prompt; without a box, that of the mask."""
-    prompt = {"box": memory.box, "points": memory.points, "labels": memory.labels}
-    marked = maps["plain"] > threshold
-    mask = clean_mask(marked, **prompt, keep=keep)
-    probability = follow_mask(maps.get("mean", maps["plain"]), marked, mask, threshold)
-    uncertainty = maps.get("uncertainty")
-    limit = limit_of(marked.shape, **prompt)
-    if limit is not None:
-        probability = np.where(limit, probability, np.float32(0))
-        uncertainty = None if uncertainty is None else np.where(limit, uncertainty, np.float32(0))
-    box = memory.box
-    if box is None and mask.any():
-        box = tuple(boxes_from_masks(mask).tolist())
-    return {
-        "mask": mask,
-        "probability": probability,
-        "box": box,
-        "uncertainty": uncertainty,
-        "measurements": measure_mask(mask, spacing_mm),
-        "parts": count_parts(marked),
-    }
+def iter_items(images: Dataset | Iterator[OneImage]) -> Iterator[OneImage]:
+    """The items of a generator, or of a data set of torch, which may know only its length."""
+    if isinstance(images, Iterator) or hasattr(images, "__iter__"):
+        return iter(images)
+    return (images[index] for index in range(len(images)))
 
 
-def empty_object(
-    size: tuple[int, int], with_uncertainty: bool, spacing_mm: tuple[float, float] | PixelSpacing | None
-) -> dict[str, Any]:
-    """Fields of the result of a text that was not found in an image of a size (H0, W0)."""
-    nothing, zero = np.zeros(size, dtype=bool), np.zeros(size, dtype=np.float32)
-    return {
-        "mask": nothing,
-        "probability": zero,
-        "score": 0.0,
-        "box": None,
-        "uncertainty": zero if with_uncertainty else None,
-        "measurements": measure_mask(nothing, spacing_mm),
-    }
+def check_device(device: str | int | torch.device) -> torch.device:
+    """A device that torch can use here; ValueError where it is not there."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, and with many lines
+        known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        raise ValueError(f"device {device!r} cannot be used here; there are {', '.join(known)}") from error
+    return found
 
 
-def with_texts(
-    objects: list[dict[str, Any]], finds: Sequence[GroundingResult], nothing: dict[str, Any]
-) -> list[SegmentationResult]:
-    """Results of texts: the objects of each find in turn, or `nothing` where it has no box."""
-    results, remaining = [], iter(objects)
-    for find in finds:
-        about = {
-            "label": find.phrase,
-            "text": find.text,
-            "description": find.description,
-            "reason": find.reason,
-            "text_encoder": find.text_encoder,
-            "tuned_on": find.tuned_on,
-        }
-        scored = [(next(remaining), box_score) for box_score in find.scores.tolist()]
-        for fields, box_score in scored or [(nothing, find.best_score)]:
-            results.append(SegmentationResult(**fields, **about, box_score=box_score))
-    return results
+def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A precision for models; ValueError for another word."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"dtype={dtype!r} was given; expected float32, float16 or bfloat16")
+    return found
 
 
-__all__ = ["TASK", "CCSamPipeline", "EncodedImage", "SegmentationResult"]
+__all__ = ["TASK", "CCSamPipeline"]

@@ -90,9 +90,9 @@ class SegmentationResult:
         height, width = self.mask.shape
         found = self.measurements
         name = self.label or "object"
-        if not self.mask.any():
-            return [f"{name}: empty mask", f"score {self.score:.2f}", f"image {width} x {height}"]
         box = "" if self.box is None else "box (" + ", ".join(f"{side:.4g}" for side in self.box) + ")"
+        if not self.mask.any():
+            return [f"{name}: empty mask", box, f"score {self.score:.2f}", f"image {width} x {height}"]
         sizes = f"{found.longest_diameter_px:.0f} x {found.short_axis_px:.0f} px"
         area = f"area {found.area_px} px"
         if found.area_mm2 is not None:

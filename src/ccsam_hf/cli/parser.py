@@ -39,6 +39,7 @@ PROTOCOLS = ("samus",)
 FORMS = ("phrase", "description")
 FALLBACKS = ("none", "best_box", "whole_image")
 KEEP = ("largest", "all")
+DTYPES = ("float32", "bfloat16", "float16")
 FORMATS = ("png", "nifti", "dicom-seg")
 ANNOTATIONS = ("coco", "label-studio", "cvat")
 LOCAL_FILES = "/data/local-files/?d="
@@ -119,6 +120,21 @@ def add_grounder(command: OneLineParser) -> None:
     )
 
 
+def add_machine(command: OneLineParser) -> None:
+    """Declare where and how a model runs."""
+    command.add_argument("--device", metavar="D", help="where the model runs, such as cuda or cpu (default: cpu)")
+    command.add_argument("--dtype", choices=DTYPES, help="precision of the model (default: that of its weights)")
+    command.add_argument("--threads", type=positive, metavar="N", help="of the CPU (default: torch's choice)")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 def add_segment(commands: Any) -> None:
     """Declare `segment`."""
     command = add_command(
@@ -153,6 +169,7 @@ def add_segment(commands: Any) -> None:
     command.add_argument(
         "--threshold", type=float, metavar="P", help="probability above which a pixel is in the mask (default: 0.5)"
     )
+    add_machine(command)
     command.add_argument(
         "--keep", choices=KEEP, help="one connected object a prompt, or every part of its mask (default: largest)"
     )

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image
 
 from ..data.cases import IMAGE_EXTENSIONS
-from ..descriptions import to_phrase
+from ..decoded import check_threshold
+from ..descriptions import split_targets, to_phrase
 from ..files import replace_file
 from ..formats.annotations import (
     AnnotatedImage,
@@ -38,7 +40,7 @@ from ..formats.mask_files import (
 from ..image_files import is_dicom, is_dicom_without_image, read_image, stem_of
 from ..measurements import check_spacing
 from ..objects import count_parts
-from ..pipeline_ccsam import CCSamPipeline, check_threshold
+from ..pipeline_ccsam import CCSamPipeline
 from ..pixel_spacing import PixelSpacing
 from ..results import SegmentationResult
 from ..visualization import heatmap, overlay, to_rgb
@@ -83,7 +85,11 @@ def segment(arguments: argparse.Namespace) -> None:
     images, others = list_images(arguments.image, arguments.output)
     check_files([image.path for image in images], arguments.output)
     prompts, grounding = prompts_of(arguments), grounding_of(arguments)
-    pipe = CCSamPipeline.from_pretrained(arguments.model, arguments.grounder)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    machine = {"device": arguments.device, "dtype": arguments.dtype}
+    given = {name: value for name, value in machine.items() if value is not None}
+    pipe = CCSamPipeline.from_pretrained(arguments.model, arguments.grounder, **given)
     for image in images:
         check_input(pipe, image.path, arguments.frame, prompts, arguments.format)
     for other in others:
@@ -245,9 +251,9 @@ def prompts_of(arguments: argparse.Namespace) -> dict[str, list]:
     if arguments.text:
         if arguments.box or arguments.point:
             raise ValueError("--text came with --box or --point; expected one or the other: a text finds its own box")
-        for text in arguments.text:
+        prompts["text"] = split_targets(arguments.text)
+        for text in prompts["text"]:
             to_phrase(text)
-        prompts["text"] = arguments.text
     if arguments.box:
         prompts["boxes"] = arguments.box
     if arguments.point:

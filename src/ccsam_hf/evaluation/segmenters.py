@@ -124,7 +124,7 @@ class CCSamSegmenter:
     @torch.inference_mode()
     def segment(self, encoded: Any, prompt: Prompt, target: str, previous: Prediction | None = None) -> Prediction:
         """See `Segmenter`. As in the pipeline: a smooth outline, one object, within the box."""
-        fused, vit_map = encoded
+        fused, vit_map = encoded.fused, encoded.vit_map
         inputs = as_tensors(prompt, self.model.device)
         if self.model.config.prompt_prior == "shape" and "input_boxes" in inputs:  # its ellipse is that of the edges
             inputs["input_boxes"] = inputs["input_boxes"] + torch.tensor([0, 0, 1, 1], device=self.model.device)

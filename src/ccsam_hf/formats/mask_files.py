@@ -19,8 +19,8 @@ from .. import __version__
 from ..checks import import_extra
 from ..descriptions import find_target
 from ..measurements import check_spacing
-from ..pipeline_ccsam import SegmentationResult
 from ..pixel_spacing import PixelSpacing, plain_spacing
+from ..results import SegmentationResult
 from ..visualization import color_of, to_rgb
 
 FORMATS = ("png", "nifti", "dicom-seg")

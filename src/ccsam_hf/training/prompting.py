@@ -44,7 +44,7 @@ class PromptedLoss(nn.Module):
             The mean loss over kinds and rounds; "<kind>/<term>" and "<kind>/loss" of the first round of each; and
             mask logits (B, 256, 256) of the last round by kind.
         """
-        fused, _ = self.model.encode(batch["pixel_values"])
+        fused, _ = self.model.fuse(batch["pixel_values"])
         total, terms, masks = 0.0, {}, {}
         for kind in self.kinds:
             prompt, is_missed = self.first_prompt(kind, batch)
@@ -129,7 +129,7 @@ class InteractiveLoss(PromptedLoss):
         """Loss, its terms and, in evaluation mode, the masks by kind of prompt."""
         if not self.training:
             return super().forward(batch)
-        fused = self.model.encode(batch["pixel_values"])[0]
+        fused, _ = self.model.fuse(batch["pixel_values"])
         num_objects = batch["labels"].shape[1]
         labels = F.avg_pool2d(
             batch["labels"].flatten(0, 1)[:, None].float(), 2

@@ -1,13 +1,14 @@
-"""Earlier results + new clicks or boxes -> the prompts of a correction: all clicks so far and the last mask's logits.
+"""What a caller asks -> the prompts of each image in one form (`Prompts`), those of earlier results included.
 
-Source: Kirillov et al., "Segment Anything" (arXiv 2304.02643), Section 3 and Appendix A: the unthresholded logits of
-the last mask go back in beside every prompt so far.
+Source of corrections: Kirillov et al., "Segment Anything" (arXiv 2304.02643), Section 3 and Appendix A: the logits of
+the last mask go back in, without a threshold, beside every prompt so far.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,11 @@ class Prompts:
     points: list[list[list[float]]] | None = None
     labels: list[list[float]] = field(default_factory=list)
     input_masks: Tensor | None = None
+
+    @property
+    def is_correction(self) -> bool:
+        """Whether an earlier result is continued."""
+        return self.input_masks is not None
 
     def for_processor(self) -> dict[str, list | None]:
         """As arguments of `CCSamProcessor`; an object without a click gets a point that has no effect."""
@@ -138,4 +144,45 @@ def merge_clicks(
     return [list(point) for point in clicks], list(clicks.values())
 
 
-__all__ = ["Prompts", "make_prompts"]
+def share_out(count: int, given: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Prompts of several images -> those of each image, and those that all images share.
+
+    Those of each image are nested one level deeper: boxes (B, P, 4), points (B, P, N, 2) and labels (B, P, N), a list
+    of texts an image, a list of results an image.
+
+    Args:
+        count: number of images.
+        given: any of boxes, points, labels, text and previous, as `CCSamPipeline.__call__` takes them.
+
+    Raises:
+        ValueError: prompts for another number of images, or labels nested otherwise than points.
+    """
+    single, shared = [{} for _ in range(count)], {}
+    full = {"boxes": 3, "points": 4, "labels": 3, "text": 2, "previous": 2}
+    per_image = {name for name, value in given.items() if nesting(value) >= full[name]}
+    if "labels" in given and "points" in given and ("points" in per_image) != ("labels" in per_image):
+        raise ValueError("points and labels are nested differently; expected one label for each point")
+    for name, value in given.items():
+        if name not in per_image:
+            shared[name] = value
+            continue
+        if len(value) != count:
+            raise ValueError(
+                f"{name} holds prompts for {len(value)} images and {count} came; expected one list an image, or one "
+                "for all of them with a level of nesting less"
+            )
+        for own, prompts in zip(single, value, strict=True):
+            own[name] = prompts
+    return single, shared
+
+
+def nesting(value: Any) -> int:
+    """Levels of lists, tuples or axes down to the first number, text or result."""
+    if isinstance(value, (np.ndarray, Tensor)):
+        return value.ndim
+    if isinstance(value, (list, tuple)) and value:
+        return 1 + nesting(value[0])
+    return 0
+
+
+__all__ = ["Prompts", "make_prompts", "share_out"]
