@@ -22,6 +22,7 @@ from ccsam_hf.descriptions import (
     find_target,
     mention_spans,
     nearest_targets,
+    split_targets,
     to_phrase,
 )
 
@@ -405,3 +406,9 @@ def test_what_a_text_may_have_meant_is_found_by_letters_words_and_organ(text, ne
 
 def test_a_name_outside_the_registry_can_be_near_too():
     assert nearest_targets("tendons", ["tendon", "kidney"]) == ["tendon"]
+
+
+def test_commas_semicolons_and_lines_separate_targets():
+    assert split_targets("breast lesion, left ventricle") == ["breast lesion", "left ventricle"]
+    assert split_targets(["gland;nodule\ncyst", "liver,"]) == ["gland", "nodule", "cyst", "liver"]
+    assert split_targets("nodule") == ["nodule"] and split_targets("") == [""] and split_targets([3]) == [3]

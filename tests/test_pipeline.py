@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from ccsam_hf import CCSamConfig, CCSamImageProcessor, CCSamProcessor, GroundingResult, TextGrounder
+from ccsam_hf import (
+    CCSamConfig,
+    CCSamImageProcessor,
+    CCSamModel,
+    CCSamProcessor,
+    GroundingResult,
+    TextGrounder,
+)
 from ccsam_hf.formats.annotations import AnnotatedImage, to_coco
 from ccsam_hf.measurements import measure_mask
 from ccsam_hf.objects import clean_mask, count_parts, limit_of
@@ -133,7 +140,8 @@ def test_the_box_of_a_mask_goes_back_in_as_it_came_out(pipe, image, monkeypatch,
     marked = np.zeros((120, 200), dtype=bool)
     marked[pixels] = True
     y, x = np.argwhere(marked)[0]
-    monkeypatch.setattr(pipe, "_resize_maps", lambda decoded: {"plain": torch.from_numpy(marked)[None].float()})
+    marked_maps = {"plain": torch.from_numpy(marked)[None].float()}
+    monkeypatch.setattr("ccsam_hf.decoded.resize_maps_of", lambda decoded, processor: marked_maps)
     (clicked,) = pipe(image, points=[int(x), int(y)])
     rows, columns = np.nonzero(marked)
     assert clicked.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
@@ -350,6 +358,94 @@ def test_a_saved_pipeline_loads_and_an_incomplete_one_does_not(tiny_model, proce
     wider.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="lacks .* of the model's tensors"):
         CCSamPipeline.from_pretrained(tmp_path)
+
+
+# --- several images, other machines ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_each_image_of_a_list_has_prompts_of_its_own(centred, image, batch_size):
+    images = [image, image[::-1].copy(), image[:100, :150].copy()]
+    boxes = [[BOXES[0]], BOXES, [[10, 10, 90, 80]]]
+    got = centred(images, boxes=boxes, batch_size=batch_size)
+    assert [len(results) for results in got] == [1, 2, 1]
+    for picture, own, results in zip(images, boxes, got, strict=True):
+        for result, alone in zip(results, centred(picture, boxes=own), strict=True):
+            assert result.box == alone.box and result.mask.shape == picture.shape
+            np.testing.assert_allclose(result.probability, alone.probability, atol=1e-5)
+    points, labels = [[[[50, 40], [60, 50]]], [[[80, 60]]], [[[20, 30]]]], [[[1, 0]], [[1]], [[1]]]
+    clicked = centred(images, points=points, labels=labels, batch_size=batch_size)
+    assert [results[0].memory.labels for results in clicked] == [[1, 0], [1], [1]]
+    corrected = centred(images, points=[[[[10, 10]]]] * 3, previous=clicked, batch_size=batch_size)
+    assert [len(results[0].memory.points) for results in corrected] == [3, 2, 2]
+
+
+def test_prompts_that_are_not_nested_deeper_are_those_of_every_image(by_text, image):
+    images = [image, image[::-1].copy()]
+    assert [len(results) for results in by_text(images, boxes=BOXES)] == [2, 2]
+    assert [[each.text for each in results] for results in by_text(images, text=["gland", "spleen"])] == [
+        ["gland", "spleen"]
+    ] * 2
+    by_image = by_text(images, text=[["gland"], ["spleen", "gland"]])
+    assert [[each.text for each in results] for results in by_image] == [["gland"], ["spleen", "gland"]]
+    with pytest.raises(ValueError, match="boxes holds prompts for 1 images and 2 came"):
+        by_text(images, boxes=[BOXES])
+    with pytest.raises(ValueError, match="nested differently"):
+        by_text(images, points=[[[[50, 40]]], [[[50, 40]]]], labels=[1])
+
+
+def test_a_stream_of_images_is_segmented_in_batches_as_it_comes(centred, image):
+    seen = []
+    stream = (seen.append(number) or image for number in range(4))
+    results = centred(stream, boxes=BOXES, batch_size=2)
+    assert seen == []
+    assert len(next(results)) == 2 and seen == [0, 1]
+    assert len(list(results)) == 3
+    with pytest.raises(ValueError, match="batch_size=-1 was given"):
+        centred([image], boxes=BOXES, batch_size=-1)
+
+
+def test_commas_separate_targets_in_one_text(by_text, image):
+    assert [result.text for result in by_text(image, text="gland, spleen; Nodule")] == [
+        "gland",
+        "spleen",
+        "Nodule",
+        "Nodule",
+    ]
+
+
+def test_a_pipeline_moves_with_its_grounder_and_changes_its_precision(tiny_model, processor, image):
+    pipe = CCSamPipeline(tiny_model, processor, small_grounder())
+    encoded = pipe.encode(image)
+    plain = pipe(encoded, boxes=BOXES)[0]
+    assert pipe.to(dtype="bfloat16") is pipe and pipe.model.dtype == torch.bfloat16
+    result = pipe(encoded, boxes=BOXES)[0]  # what was encoded before follows
+    np.testing.assert_allclose(result.probability, plain.probability, atol=0.05)
+    assert pipe.to("meta").device.type == "meta" and pipe.grounder.model.device.type == "meta"
+    for arguments, message in (
+        ({"device": "cuda:99"}, "cannot be used here; there are cpu"),
+        ({"dtype": "int8"}, "dtype='int8' was given; expected float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe.to(**arguments)
+
+
+def test_an_image_that_another_model_encoded_is_refused(pipe, processor, tiny_config, image):
+    encoded = pipe.encode(image)
+    other = CCSamPipeline(CCSamModel(tiny_config), processor)
+    with pytest.raises(ValueError, match="encoded by another model"):
+        other(encoded, boxes=BOXES)
+    alone = pipe.model.encode(processor(image)["pixel_values"])
+    with pytest.raises(ValueError, match="expected one of CCSamPipeline.encode"):
+        pipe(alone, boxes=BOXES)
+
+
+def test_several_images_are_encoded_together(pipe, image):
+    first, second = pipe.encode([image, image[:100]])
+    assert (first.size, second.size) == ((120, 200), (100, 200)) and first.vit_map.shape[0] == 1
+    single = pipe.encode(image[:100])
+    torch.testing.assert_close(second.fused.feature_map, single.fused.feature_map, atol=1e-5, rtol=1e-4)
+    assert "200 x 120 pixels" in repr(first)
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
