@@ -421,6 +421,7 @@ def test_a_pipeline_moves_with_its_grounder_and_changes_its_precision(tiny_model
     assert pipe.to(dtype="bfloat16") is pipe and pipe.model.dtype == torch.bfloat16
     result = pipe(encoded, boxes=BOXES)[0]  # what was encoded before follows
     np.testing.assert_allclose(result.probability, plain.probability, atol=0.05)
+    assert pipe.model.prompt_encoder.shared_embedding.positional_embedding.dtype == torch.float32
     assert pipe.to("meta").device.type == "meta" and pipe.grounder.model.device.type == "meta"
     for arguments, message in (
         ({"device": "cuda:99"}, "cannot be used here; there are cpu"),

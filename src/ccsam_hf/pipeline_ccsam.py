@@ -4,7 +4,6 @@ Source: CC-SAM paper, Figure 2 and Section 3.3 for the way from a text to a box 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,9 @@ class CCSamPipeline(Pipeline):
             self.device = check_device(device)
             if isinstance(self._grounder, TextGrounder):
                 self._grounder.model.to(self.device)
-        self.model.to(device=self.device, dtype=None if dtype is None else check_dtype(dtype))
+        self.model.to(self.device)
+        if dtype is not None:
+            cast(self.model, check_dtype(dtype))
         return self
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = True, **kwargs) -> str:
@@ -234,7 +235,9 @@ class CCSamPipeline(Pipeline):
             encoded = self.model.encode(pixel_values.to(self.device, self.model.dtype))
         for row, place in enumerate(waiting):
             image, spacing = read[place]
-            read[place] = replace(encoded.item(row), image=image, size=prepared[row][1], spacing_mm=spacing)
+            of_model = encoded.item(row)  # its class is another one where model and pipeline are copies from the Hub
+            features = of_model.fused, of_model.vit_map, of_model.model_fingerprint
+            read[place] = EncodedImage(*features, image=image, size=prepared[row][1], spacing_mm=spacing)
         return read
 
     def __call__(
@@ -456,6 +459,15 @@ def check_device(device: str | int | torch.device) -> torch.device:
         known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         raise ValueError(f"device {device!r} cannot be used here; there are {', '.join(known)}") from error
     return found
+
+
+def cast(model: CCSamModel, dtype: torch.dtype) -> None:
+    """Cast a model, but for what transformers keeps in float32 when it loads one: the positional encoding."""
+    kept = tuple(model._keep_in_fp32_modules_strict or ())
+    exact = [(each, each.detach()) for name, each in model.named_parameters() if any(word in name for word in kept)]
+    model.to(dtype)
+    for parameter, values in exact:
+        parameter.data = values.float()
 
 
 def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
