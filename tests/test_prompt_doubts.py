@@ -12,7 +12,7 @@ def ellipse(x0: float, y0: float, x1: float, y1: float, shape: tuple[int, int] =
     return across**2 + ((y + 0.5 - (y0 + y1) / 2) / ((y1 - y0) / 2)) ** 2 <= 1
 
 
-@pytest.mark.parametrize(("x", "y", "width", "height"), [(60, 50, 150, 120), (100, 80, 160, 150), (20, 10, 200, 180)])
+@pytest.mark.parametrize(("x", "y", "width", "height"), [(60, 50, 150, 120), (100, 80, 160, 150), (40, 30, 200, 180)])
 def test_x_y_width_height_is_told(x, y, width, height):
     truth = ellipse(x, y, x + width, y + height)
     read_as = truth.copy()
