@@ -85,6 +85,20 @@ def test_spacing_and_draws(segment, case, tmp_path):
     assert {"longest_diameter_mm", "short_axis_mm", "longest_diameter_px"} <= set(found)
 
 
+def test_threshold_parts_precision_and_threads_can_be_chosen(segment, case, tmp_path, monkeypatch):
+    threads = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+
+    def area(*arguments: str) -> int:
+        assert segment(case, *BOX, *arguments) == 0
+        (found,) = json.loads((tmp_path / "out" / "case.json").read_text())["objects"]
+        return found["area_px"]
+
+    whole = area("--keep", "all", "--threads", "1", "--device", "cpu", "--dtype", "bfloat16")
+    assert threads == [1]
+    assert area("--keep", "all", "--threshold", "0.3") >= whole >= area("--keep", "all", "--threshold", "0.7")
+
+
 def test_several_images_share_the_prompts(segment, case, tmp_path):
     second = tmp_path / "second.jpg"
     Image.open(case).save(second)
@@ -107,6 +121,10 @@ def test_several_images_share_the_prompts(segment, case, tmp_path):
         (["--box", "1", "2", "x", "4"], "invalid float value: 'x'"),
         ([*BOX, *SECOND_BOX, "--point", "50", "40", "1"], "at most one --box"),
         ([*BOX, "--text", "nodule"], "--text came with --box or --point"),
+        ([*BOX, "--threshold", "50"], "threshold=50.0 was given; expected a probability"),
+        ([*BOX, "--keep", "one"], "invalid choice: 'one'"),
+        ([*BOX, "--device", "nowhere"], "device 'nowhere' cannot be used here"),
+        ([*BOX, "--threads", "0"], "invalid positive value: '0'"),
         (["--text", " "], "text is ' '; expected the name of a target"),
         (["--text", "left ventricle"], "has no folder 'grounder' beside its weights: give grounder="),
         ([*BOX, "--every-instance", "--fallback", "best_box"], "--every-instance, --fallback came without --text"),
