@@ -198,6 +198,6 @@ def test_a_model_whose_mask_starts_from_the_box_gets_the_edges_of_the_box(image)
     prediction = segmenter.segment(encoded, Prompt(box=box), "object")
     edges = torch.tensor([[[40.0, 50.0, 100.0, 150.0]]])
     with torch.inference_mode():
-        expected, _ = model.decode(encoded[0].feature_map, input_boxes=edges)
+        expected, _ = model.decode(encoded.fused.feature_map, input_boxes=edges)
     assert torch.equal(prediction.logits, expected)
     assert box.tolist() == [40, 50, 99, 149]  # the prompt is left as it was
