@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ccsam_hf.formats.annotations import label_studio_config, to_coco, to_cvat, to_label_studio
-from ccsam_hf.formats.mask_files import (
-    dicom_bytes,
-    mask_png,
-    masks_dicom_seg,
-    masks_nifti,
-    results_json,
-    secondary_capture,
-)
+from ccsam_hf.formats.dicom_headers import dicom_bytes
+from ccsam_hf.formats.dicom_seg import masks_dicom_seg
+from ccsam_hf.formats.mask_files import mask_png, results_json
+from ccsam_hf.formats.nifti import masks_nifti
+from ccsam_hf.formats.secondary_capture import secondary_capture
 from ccsam_hf.pixel_spacing import plain_spacing
 from session import NOTICE, Session, opened_source
 

@@ -28,8 +28,10 @@ from ccsam_hf import TINY, CCSamPipeline
 from ccsam_hf.data.simulator import simulate
 from ccsam_hf.evaluation.metrics import dice
 from ccsam_hf.formats.annotations import to_cvat, to_label_studio
-from ccsam_hf.formats.mask_files import dicom_bytes, secondary_capture
-from ccsam_hf.hub.cards import check_card, space_card
+from ccsam_hf.formats.dicom_headers import dicom_bytes
+from ccsam_hf.formats.secondary_capture import secondary_capture
+from ccsam_hf.hub.card_check import check_card
+from ccsam_hf.hub.cards import space_card
 from hub_server import connect, serve
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,17 +13,11 @@ from PIL import Image
 from ccsam_hf import __version__
 from ccsam_hf.data.readers import read_cases
 from ccsam_hf.descriptions import TARGETS
-from ccsam_hf.formats.mask_files import (
-    ANY_AREA,
-    CODES,
-    check_formats,
-    dicom_bytes,
-    mask_png,
-    masks_dicom_seg,
-    masks_nifti,
-    results_json,
-    secondary_capture,
-)
+from ccsam_hf.formats.dicom_headers import dicom_bytes
+from ccsam_hf.formats.dicom_seg import ANY_AREA, CODES, masks_dicom_seg
+from ccsam_hf.formats.mask_files import check_formats, mask_png, results_json
+from ccsam_hf.formats.nifti import masks_nifti
+from ccsam_hf.formats.secondary_capture import secondary_capture
 from ccsam_hf.image_files import read_image
 from ccsam_hf.measurements import measure_mask
 from ccsam_hf.results import SegmentationResult

@@ -21,7 +21,10 @@ from ccsam_hf.evaluation.data_sets import read_data
 from ccsam_hf.evaluation.harness import evaluate_study
 from ccsam_hf.evaluation.record import file_hashes, grounding_record, read_record, study_record, write_record
 from ccsam_hf.evaluation.segmenters import CCSamSegmenter, about_module
-from ccsam_hf.hub.cards import PROMPT_NAMES, check_card, checkpoint_card, filled, grounder_card, of_layout, space_card
+from ccsam_hf.hub.card_check import check_card
+from ccsam_hf.hub.card_facts import of_layout
+from ccsam_hf.hub.card_results import PROMPT_NAMES
+from ccsam_hf.hub.cards import checkpoint_card, filled, grounder_card, space_card
 
 TRAINING = Path(__file__).resolve().parents[1] / "training"
 DEVICE = "**For research. Not a medical device: it must not guide a diagnosis or a treatment.**"

@@ -26,17 +26,11 @@ from ..formats.annotations import (
     to_cvat,
     to_label_studio,
 )
-from ..formats.mask_files import (
-    UNNAMED,
-    check_formats,
-    dicom_bytes,
-    mask_png,
-    masks_dicom_seg,
-    masks_nifti,
-    png_bytes,
-    results_json,
-    secondary_capture,
-)
+from ..formats.dicom_headers import dicom_bytes
+from ..formats.dicom_seg import masks_dicom_seg
+from ..formats.mask_files import UNNAMED, check_formats, mask_png, png_bytes, results_json
+from ..formats.nifti import masks_nifti
+from ..formats.secondary_capture import secondary_capture
 from ..image_files import is_dicom, is_dicom_without_image, read_image, stem_of
 from ..measurements import check_spacing
 from ..objects import count_parts

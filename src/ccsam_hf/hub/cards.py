@@ -5,63 +5,30 @@ folder (`ccsam_hf.evaluation.record`), the story of the weights from `training.j
 none of them knows, the card says that nobody recorded.
 """
 
-import json
-import math
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, SpaceCard, SpaceCardData
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import EvalResult, ModelCardData, SpaceCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import validate_repo_id
-from safetensors import safe_open
-from yaml import YAMLError
 
 from ..data.card import card_template, one_line
 from ..data.sources import SOURCES
-from ..data.splits import SEEN, UNSEEN
-from ..evaluation.record import read_record
 from ..evaluation.tables import NOTHING, with_interval
 from ..grounding import SETTINGS_KEY
 from ..loading import GROUNDER_FOLDER
+from .card_check import check_card
+from .card_facts import SIMULATED, Facts, read_facts
+from .card_results import PROMPT_NAMES, box_results, mask_results
 
 TAGS = ("ultrasound", "medical-imaging", "image-segmentation", "segment-anything", "ccsam")
-GROUNDER_TAGS = ("ultrasound", "medical-imaging", "grounding-dino", "ccsam")
-SIMULATOR = "simulator"  # `data` of a run whose images are drawn
-SIMULATED = "ccsam-hf-simulator"  # such images among the data sets of a card
-PROMPT_NAMES = {
-    "box": "tight box",
-    "point": "middle click",
-    "text": "text",
-    "jittered-box": "jittered box",
-    "random-point": "random click",
-    "clicks": "ten clicks",
-    "none": "no prompt",
-}
 
-# The Hub's identifiers of licences (hf.co/docs/hub/repositories-licenses), and those of its tasks that fit images.
-LICENSES = frozenset(
-    """apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
-    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
-    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
-    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
-    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
-    lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib
-    pddl lgpl-lr deepfloyd-if-license llama2 gemma unknown other""".split()
-)
-VISION_TASKS = frozenset(
-    """depth-estimation image-classification object-detection image-segmentation image-to-image video-classification
-    zero-shot-image-classification mask-generation zero-shot-object-detection image-feature-extraction
-    keypoint-detection""".split()
-)
-COLORS = frozenset("red yellow green blue indigo purple pink gray".split())
-SDKS = frozenset("gradio streamlit docker static".split())
-LICENSE_NAME = re.compile(r"[a-z0-9.-]+")
-LONGEST_SHORT_DESCRIPTION = 60
+
+GROUNDER_TAGS = ("ultrasound", "medical-imaging", "grounding-dino", "ccsam")
+
+
 LINE = 119
 
 
@@ -138,108 +105,6 @@ def space_card(sdk_version: str, models: Sequence[str] = ("ccsam-tiny",)) -> str
     text = render("space_card.md", data, title=data.title)
     check_card(text, "space")
     return text
-
-
-# --- what a folder knows ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the files of a folder say.
-
-    Attributes:
-        name: of the folder.
-        config: config.json.
-        parameters, megabytes: how many numbers the weights are, and the size of their files.
-        record: training.json, empty where there is none.
-        run: settings of the run that left the weights; None where they are not recorded.
-        start: name of the setting that says what the run started from.
-        conversion: conversion_report.json; None where there is none.
-        evaluation: evaluation.json; None where there is none.
-    """
-
-    name: str
-    config: dict[str, Any]
-    parameters: int
-    megabytes: float
-    record: dict[str, Any]
-    run: dict[str, Any] | None
-    start: str
-    conversion: dict[str, Any] | None
-    evaluation: dict[str, Any] | None
-
-    @property
-    def is_simulated(self) -> bool:
-        """Whether the images of the run were drawn by the simulator."""
-        return self.run is not None and self.run.get("data") in (SIMULATOR, None)
-
-    @property
-    def is_from_scratch(self) -> bool:
-        """Whether the run is known to have started from no checkpoint."""
-        return self.run is not None and self.run.get(self.start, "not recorded") is None
-
-    @property
-    def sources(self) -> list[str]:
-        """The public data sets that the run is known to have used."""
-        if self.run is None or self.is_simulated:
-            return []
-        named = [*self.run.get("datasets", ()), *self.run.get("sources", ())]
-        chosen = [name for name in named if name in SOURCES]
-        return chosen or of_layout(self.run.get("layout", ""))
-
-    @property
-    def measured_on(self) -> list[str]:
-        """The public data sets that the evaluation is known to have used."""
-        evaluation = self.evaluation or {}
-        data = [*evaluation.get("data", ()), *evaluation.get("masks", {}).get("data", ())]
-        return [name for each in data for name in of_layout(each["layout"])]
-
-
-def read_facts(
-    folder: str | Path, start: str, evaluation: dict[str, Any] | None = None, run: dict[str, Any] | None = None
-) -> Facts:
-    """What the files of a folder say, and what is given in their place; errors as in `checkpoint_card`."""
-    folder = Path(folder)
-    config = read_json(folder / "config.json")
-    if config is None:
-        raise FileNotFoundError(f"{folder} has no config.json; expected the folder of a checkpoint")
-    evaluation = evaluation or read_record(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} has no *.safetensors; expected the folder of a checkpoint")
-    record = read_json(folder / "training.json") or {}
-    return Facts(
-        name=folder.resolve().name,
-        config=config,
-        parameters=sum(map(parameters_in, files)),
-        megabytes=sum(file.stat().st_size for file in files) / 1e6,
-        record=record,
-        run=run or record.get("run"),
-        start=start,
-        conversion=read_json(folder / "conversion_report.json"),
-        evaluation=evaluation,
-    )
-
-
-def read_json(path: Path) -> Any:
-    """The content of a file; None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def parameters_in(path: Path) -> int:
-    """How many numbers a file of weights holds."""
-    with safe_open(path, "pt") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-
-
-def of_layout(layout: str) -> list[str]:
-    """The public data sets that a layout of `ccsam_hf.data.readers` belongs to; none for one of anybody's data."""
-    if layout == "us30k":
-        return [*SEEN, *UNSEEN]
-    return [name for name in SOURCES if name.lower() == layout.removesuffix("-sequence")]
-
-
-# --- from facts to text ----------------------------------------------------------------------------------------------
 
 
 def card(
@@ -395,146 +260,4 @@ def below_blind(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     return [each for each in evaluation["results"] if each["dice"]["mean"] <= each["baseline"]["dice"]["mean"]]
 
 
-# --- the model index -------------------------------------------------------------------------------------------------
-
-
-def mask_results(evaluation: dict[str, Any]) -> list[EvalResult]:
-    """Dice and Hausdorff distance of each data set and prompt, all targets together."""
-    return [
-        EvalResult(
-            task_type="mask-generation",
-            task_name="Promptable segmentation",
-            dataset_type=slug(entry["data"]),
-            dataset_name=entry["data"],
-            dataset_args={"cases": entry["n"]},
-            metric_type=metric,
-            metric_name=f"{label}, prompt: {PROMPT_NAMES[entry['prompt']]}",
-            metric_value=round(entry[score]["mean"], 2),
-            metric_args={"ci95": "{:.2f} to {:.2f}".format(*entry[score]["ci95"])},
-        )
-        for entry in evaluation["results"]
-        if entry["target"] == "all"
-        for score, metric, label in (
-            ("dice", "dice", "Dice (%)"),
-            ("hd_samus", "hausdorff-distance", "Hausdorff distance, Manhattan (px of 256x256)"),
-        )
-    ]
-
-
-def box_results(evaluation: dict[str, Any]) -> list[EvalResult]:
-    """Recall, overlap and average precision by form of the text, all targets together."""
-    measured = []
-    for entry in evaluation["results"]:
-        if entry["target"] == "all":
-            form, precision = entry["form"], evaluation["average_precision"][entry["form"]]
-            measured += [
-                ("recall", f"Recall at IoU 0.5 (%), text: {form}", 100 * entry["recall"]),
-                ("mean_iou", f"Mean IoU (%), text: {form}", 100 * entry["mean_iou"]),
-                ("mean_average_precision", f"Average precision at IoU 0.5 to 0.95 (%), text: {form}", 100 * precision),
-            ]
-    return [
-        EvalResult(
-            task_type="zero-shot-object-detection",
-            task_name="Box of a structure that a text names",
-            dataset_type=SIMULATED,
-            dataset_name="simulated scenes with several structures",
-            dataset_args={"scenes": evaluation["scenes"], "seed": evaluation["seed"]},
-            metric_type=metric,
-            metric_name=name,
-            metric_value=round(value, 2),
-        )
-        for metric, name, value in measured
-    ]
-
-
-def slug(name: str) -> str:
-    """A name in small letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-# --- the check -------------------------------------------------------------------------------------------------------
-
-
-def check_card(text: str, repo_type: str = "model") -> ModelCardData | SpaceCardData:
-    """Validate a card as far as that goes without the Hub, whose own check needs the network.
-
-    Args:
-        text: Markdown with YAML front matter.
-        repo_type: "model" or "space".
-
-    Returns:
-        The front matter as huggingface_hub reads it, the model index as `eval_results`.
-
-    Raises:
-        ValueError: huggingface_hub cannot read it, or it lacks what the Hub shows or names what the Hub does not know;
-            the message names everything that is wrong.
-    """
-    if repo_type not in CARDS:
-        raise ValueError(f"repo_type is {repo_type!r}; accepted are {', '.join(CARDS)}")
-    if not REGEX_YAML_BLOCK.match(text):
-        raise ValueError("the card does not begin with front matter; expected YAML between two lines of ---")
-    card_class, problems_of = CARDS[repo_type]
-    try:
-        data = card_class(text).data
-    except (YAMLError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"huggingface_hub cannot read the front matter: {error}") from error
-    problems = [*license_problems(data), *problems_of(data)]
-    if re.search(r"\{\{ | \}\}|\{%|%\}", text):
-        problems.append("a template's signs are left in the text; expected them to be filled in")
-    if problems:
-        raise ValueError(f"the card is not one for the Hub: {'; '.join(problems)}")
-    return data
-
-
-def license_problems(data: ModelCardData | SpaceCardData) -> list[str]:
-    """What is wrong with the licence."""
-    if data.license not in LICENSES:
-        return [
-            f"license is {data.license!r}; expected an identifier of hf.co/docs/hub/repositories-licenses or 'other'"
-        ]
-    name = data.get("license_name")
-    if data.license == "other" and isinstance(data, ModelCardData) and not LICENSE_NAME.fullmatch(str(name or "")):
-        return [f"license 'other' came with license_name {name!r}; expected small letters, digits, dots and dashes"]
-    return []
-
-
-def model_problems(data: ModelCardData) -> list[str]:
-    """What is wrong with a model's front matter."""
-    problems = []
-    if data.pipeline_tag not in VISION_TASKS:
-        problems.append(f"pipeline_tag is {data.pipeline_tag!r}; expected one of {', '.join(sorted(VISION_TASKS))}")
-    if not data.library_name or not data.tags:
-        problems.append(f"library_name is {data.library_name!r} and tags are {data.tags}; expected both")
-    bases = [data.base_model] if isinstance(data.base_model, str) else data.base_model or []
-    for name in [*bases, *(data.datasets or [])]:
-        try:
-            validate_repo_id(name)
-        except HFValidationError as error:
-            problems.append(str(error))
-    for result in data.eval_results or []:
-        value = result.metric_value
-        if result.task_type not in VISION_TASKS:
-            problems.append(f"the model index has the task {result.task_type!r}, which the Hub does not know")
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            problems.append(f"{result.metric_name!r} is {value!r} in the model index; expected a number")
-    return problems
-
-
-def space_problems(data: SpaceCardData) -> list[str]:
-    """What is wrong with a Space's front matter."""
-    problems = [
-        f"{name} is missing" for name in ("title", "emoji", "app_file", "sdk_version") if not getattr(data, name, None)
-    ]
-    for name, accepted in (("sdk", SDKS), ("colorFrom", COLORS), ("colorTo", COLORS)):
-        if (value := data.get(name)) not in accepted:
-            problems.append(f"{name} is {value!r}; expected one of {', '.join(sorted(accepted))}")
-    description = data.get("short_description", "")
-    if len(description) > LONGEST_SHORT_DESCRIPTION:
-        problems.append(f"short_description has {len(description)} characters; at most {LONGEST_SHORT_DESCRIPTION}")
-    return problems
-
-
-CARDS = {"model": (ModelCard, model_problems), "space": (SpaceCard, space_problems)}
-
-
-__all__ = ["check_card", "checkpoint_card", "grounder_card", "space_card"]
+__all__ = ["checkpoint_card", "grounder_card", "space_card"]

@@ -77,9 +77,10 @@ def repository_files(model: str | Path, repo_id: str | None = None) -> Repositor
     Raises:
         FileNotFoundError: no such folder, or it lacks its config, weights, a shard of them or the processor's files.
         ValueError: not a complete CC-SAM or Grounding DINO checkpoint, pickled files, or a card that
-            `model_card.check_card` refuses.
+            `card_check.check_card` refuses.
     """
-    from .cards import check_card, checkpoint_card, grounder_card
+    from .card_check import check_card
+    from .cards import checkpoint_card, grounder_card
 
     folder = Path(model)
     if not folder.is_dir():
