@@ -7,7 +7,8 @@ VENV ?= .venv
 OUTPUT ?= outputs/quickstart
 PORT ?= 7860
 SPACE ?= outputs/space
-PYTEST_ARGS ?=
+# A worker for each core; the tests of a file stay together, because they share what is made once for the file.
+PYTEST_ARGS ?= -n auto --dist loadfile
 
 BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 REPOSITORY = Path(__file__).resolve().parents[1]
 REAL_CASES_VARIABLE = "CCSAM_BREAST_ULTRASOUND"
 
+# Under pytest-xdist each worker has a cache of remote code of its own and one thread, as every worker has a core.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("HF_MODULES_CACHE", str(Path(tempfile.gettempdir()) / f"ccsam-hf-modules-{os.getpid()}"))
+
 # The same summation order on machines with many cores; OMP_NUM_THREADS=1 still means one.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1 if WORKER else min(2, torch.get_num_threads()))
 
 
 def pytest_collection_modifyitems(items):

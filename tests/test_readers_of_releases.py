@@ -590,3 +590,17 @@ def test_without_pyav_the_error_says_how_to_get_it(tmp_path, monkeypatch):
 )
 def test_a_patient_is_the_part_of_a_name_before_the_first_mark(name, patient):
     assert patient_of(name) == patient
+
+
+def test_hmc_qu_reads_a_loop_and_its_masks_once(tmp_path, monkeypatch):
+    av = pytest.importorskip("av")
+    truths = write_hmc_qu(tmp_path)
+    cases, _ = read(hmc_qu, tmp_path)
+    opened, loaded = [], []
+    open_loop, loadmat = av.open, hmc_qu.loadmat
+    monkeypatch.setattr(av, "open", lambda path: opened.append(path) or open_loop(path))
+    monkeypatch.setattr(hmc_qu, "loadmat", lambda path, **given: loaded.append(path) or loadmat(path, **given))
+    assert_read_back(cases, truths)
+    loops = {case.image_source.path for case in cases}
+    assert len(loaded) == len(loops) < len(cases)
+    assert len(opened) == 2 * len(loops)  # for its times, and for its frames

@@ -21,6 +21,7 @@ masks is as long as its cycle in the table, could not be checked; where it is no
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +63,11 @@ class LoopFrame:
 
     def read(self) -> np.ndarray:
         """(H0, W0) uint8 grey values."""
-        av = import_av()
-        try:
-            with av.open(str(self.path)) as loop:
-                place = place_of(self.index, [packet.pts for packet in loop.demux(video=0) if packet.size])
-            with av.open(str(self.path)) as loop:
-                for index, frame in enumerate(loop.decode(video=0)):
-                    if index == place:
-                        return np.array(frame.to_image().convert("L"))
-        except (av.FFmpegError, OSError) as error:
-            raise unreadable(self.path, error) from error
-        raise ValueError(f"{self.path} ends before frame {self.index}: download it again")
+        times, frames = decode_loop(self.path, self.path.stat().st_mtime_ns)
+        place = place_of(self.index, times)
+        if place >= len(frames):
+            raise ValueError(f"{self.path} ends before frame {self.index}: download it again")
+        return frames[place].copy()
 
 
 def place_of(number: int, times: Sequence[int | None]) -> int:
@@ -116,10 +111,7 @@ class MatrixMask:
 
     def read(self) -> np.ndarray:
         """(H0, W0) bool."""
-        try:
-            masks = loadmat(self.path, variable_names=[self.variable])[self.variable]
-        except UNREADABLE_MATRIX as error:
-            raise unreadable(self.path, error) from error
+        masks = load_masks(self.path, self.variable, self.path.stat().st_mtime_ns)
         mask = Image.fromarray(np.take(masks, self.index, self.axis) != 0)
         height, width = self.size
         return np.asarray(mask.resize((width, height), Image.Resampling.NEAREST))
@@ -229,6 +221,34 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
             raise ValueError(f"{path} and {found[path.stem]} share the name {path.stem!r}: remove one of them")
         found[path.stem] = path
     return found
+
+
+# A frame is decoded from those before it, so frame by frame a loop would be decoded once for each. The loop and the
+# masks that were read last are kept; the time of the file's last change is part of the key.
+@lru_cache(maxsize=1)
+def decode_loop(path: Path, modified_ns: int) -> tuple[list[int | None], list[np.ndarray]]:
+    """Presentation times and frames of a cine loop, (H0, W0) uint8 grey values each.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    av = import_av()
+    try:
+        with av.open(str(path)) as loop:
+            times = [packet.pts for packet in loop.demux(video=0) if packet.size]
+        with av.open(str(path)) as loop:
+            return times, [np.array(frame.to_image().convert("L")) for frame in loop.decode(video=0)]
+    except (av.FFmpegError, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+@lru_cache(maxsize=1)
+def load_masks(path: Path, variable: str, modified_ns: int) -> np.ndarray:
+    """The array of masks in a MATLAB file; ValueError where it cannot be read."""
+    try:
+        return loadmat(path, variable_names=[variable])[variable]
+    except UNREADABLE_MATRIX as error:
+        raise unreadable(path, error) from error
 
 
 def loop_header(path: Path) -> tuple[int, tuple[int, int]]:
