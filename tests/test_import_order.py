@@ -216,3 +216,11 @@ def test_no_text_of_a_model_file_reads_like_a_relative_import(name):
     by_pattern = re.findall(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", text, flags=re.MULTILINE)
     by_syntax = [node.module for node in import_nodes(Path(f"{name}.py")) if getattr(node, "level", 0)]
     assert sorted(filter(None, (a or b for a, b in by_pattern))) == sorted(by_syntax)
+
+
+def test_the_files_that_contributing_names_exist():
+    text = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("### Where is ...?")[2].partition("\n## ")[0]
+    named = re.findall(r"`([a-z_/]+\.py)`", table)
+    assert len(re.findall(r"^\| (?!Question|-)", table, flags=re.MULTILINE)) == 20
+    assert [path for path in named if not (PACKAGE / path).is_file()] == []

@@ -245,9 +245,12 @@ def build_loaders(
 
 
 def start_or_resume(
-    run: RunConfig, output_dir: Path, accelerator: Accelerator, progress: Progress, data: dict[str, Any]
+    run: RunConfig, output_dir: Path, accelerator: Accelerator, progress: Progress, data: dict[str, Any] | None = None
 ) -> None:
     """Write configuration and data of a new run, or load the latest state of the same run on the same data.
+
+    Args:
+        data: of `identify_samples`; None for a run whose data are not compared.
 
     Raises:
         FileExistsError: the directory holds a run of another configuration, or on other images, masks or splits.
@@ -260,7 +263,8 @@ def start_or_resume(
             raise FileExistsError(f"{output_dir} holds another run ({told}); choose another output_dir, or remove it")
     elif accelerator.is_main_process:
         write_text(path, yaml.safe_dump(asdict(run)))
-    check_data(output_dir, data, accelerator.is_main_process)
+    if data is not None:
+        check_data(output_dir, data, accelerator.is_main_process)
     if accelerator.is_main_process:
         for name in CHECKPOINTS:
             recover_folder(output_dir / name)  # of a run that was killed between two renamings
