@@ -4,8 +4,6 @@ import io
 from typing import Any
 
 RESEARCH_USE = "Research use only, not a medical device"  # DICOM allows 64 characters
-
-
 ALGORITHM = "CC-SAM"
 
 
@@ -14,8 +12,6 @@ UTF_8 = "ISO_IR 192"  # DICOM's name for it
 
 LONG_STRING = 64  # characters of a DICOM long string (LO)
 SERIES_NUMBER = 100  # high enough to stand behind the series of a scanner
-
-
 PATIENT_AND_STUDY = (
     "PatientID",
     "PatientName",

@@ -19,8 +19,6 @@ from .dicom_headers import ALGORITHM, LONG_STRING, PATIENT_AND_STUDY, RESEARCH_U
 from .mask_files import UNNAMED, checked_masks
 
 CONTENT_LABEL = "RESEARCH_USE"  # DICOM allows 16 capital letters and underscores
-
-
 REFERENCED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns")
 
 
@@ -40,8 +38,6 @@ class SegmentCodes:
 
 
 STRUCTURE, ABNORMAL = "AnatomicalStructure", "MorphologicallyAbnormalStructure"
-
-
 CODES = {
     "thyroid nodule": SegmentCodes(ABNORMAL, "Nodule", "Thyroid"),
     "thyroid gland": SegmentCodes(STRUCTURE, "Thyroid"),

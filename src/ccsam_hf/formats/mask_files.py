@@ -11,11 +11,7 @@ from ..checks import import_extra
 from ..results import SegmentationResult
 
 FORMATS = ("png", "nifti", "dicom-seg")
-
-
 LIBRARIES = {"nifti": "nibabel", "dicom-seg": "highdicom"}
-
-
 UNNAMED = "object"  # label of an object that no text named
 
 

@@ -29,14 +29,8 @@ VISION_TASKS = frozenset(
 
 
 COLORS = frozenset("red yellow green blue indigo purple pink gray".split())
-
-
 SDKS = frozenset("gradio streamlit docker static".split())
-
-
 LICENSE_NAME = re.compile(r"[a-z0-9.-]+")
-
-
 LONGEST_SHORT_DESCRIPTION = 60
 
 

@@ -13,8 +13,6 @@ from ..data.splits import SEEN, UNSEEN
 from ..evaluation.record import read_record
 
 SIMULATOR = "simulator"  # `data` of a run whose images are drawn
-
-
 SIMULATED = "ccsam-hf-simulator"  # such images among the data sets of a card
 
 

@@ -24,11 +24,7 @@ from .card_facts import SIMULATED, Facts, read_facts
 from .card_results import PROMPT_NAMES, box_results, mask_results
 
 TAGS = ("ultrasound", "medical-imaging", "image-segmentation", "segment-anything", "ccsam")
-
-
 GROUNDER_TAGS = ("ultrasound", "medical-imaging", "grounding-dino", "ccsam")
-
-
 LINE = 119
 
 
