@@ -594,3 +594,17 @@ def test_a_saved_pipeline_answers_texts_where_the_package_is_not_installed(tiny_
     np.testing.assert_allclose(got["probability"], expected.probability, atol=1e-5)
     np.testing.assert_allclose(got["box"], expected.box, atol=1e-3)
     assert got["box_score"] == pytest.approx(expected.box_score, abs=1e-5)
+
+
+def test_a_frame_of_a_file_is_chosen_by_number(pipe, image, tmp_path):
+    pages = [Image.fromarray(image), Image.fromarray(255 - image)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    path = tmp_path / "a.tif"
+    (expected,) = pipe(255 - image, boxes=BOXES[:1])
+    (chosen,) = pipe(path, boxes=BOXES[:1], frame=1)
+    (encoded,) = pipe(pipe.encode(path, frame=1), boxes=BOXES[:1])
+    ((listed,), _) = pipe([path, path], boxes=BOXES[:1], frame=1, batch_size=2)
+    for result in (chosen, encoded, listed):
+        np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
+    with pytest.raises(ValueError, match="frame=1 came with an image that is no path"):
+        pipe(image, boxes=BOXES[:1], frame=1)

@@ -33,7 +33,7 @@ from .prompts import Prompts, make_prompts, share_out
 from .results import SegmentationResult
 
 TASK = "ultrasound-segmentation"
-PREPROCESS_ARGUMENTS = {"boxes", "points", "labels", "text", "spacing_mm", "previous"}
+PREPROCESS_ARGUMENTS = {"boxes", "points", "labels", "text", "spacing_mm", "previous", "frame"}
 GROUNDING_ARGUMENTS = {"form", "box_threshold", "nms_threshold", "every_instance", "fallback"}
 FORWARD_ARGUMENTS = {"num_samples", *GROUNDING_ARGUMENTS}
 POSTPROCESS_ARGUMENTS = {"threshold", "keep"}
@@ -200,7 +200,10 @@ class CCSamPipeline(Pipeline):
         return source and source.grounder
 
     def encode(
-        self, image: OneImage | Sequence[OneImage], spacing_mm: Spacing | None = None
+        self,
+        image: OneImage | Sequence[OneImage],
+        spacing_mm: Spacing | None = None,
+        frame: int | None = None,
     ) -> EncodedImage | list[EncodedImage]:
         """Encode an image for several calls, each of which then only decodes its prompts.
 
@@ -213,6 +216,7 @@ class CCSamPipeline(Pipeline):
         Args:
             image: one image, as `__call__` takes it, or a list of them, which is encoded as one batch.
             spacing_mm: as `__call__` takes it; it then holds for every call.
+            frame: of a file, as `__call__` takes it.
 
         Returns:
             One encoded image, on the pipeline's device, or a list of them.
@@ -221,11 +225,13 @@ class CCSamPipeline(Pipeline):
             FileNotFoundError, ImportError, TypeError, ValueError: as in `__call__`.
         """
         if isinstance(image, (list, tuple)):
-            return self._encode_batch(list(image), spacing_mm)
-        return self._encode_batch([image], spacing_mm)[0]
+            return self._encode_batch(list(image), spacing_mm, frame)
+        return self._encode_batch([image], spacing_mm, frame)[0]
 
-    def _encode_batch(self, images: list[OneImage], spacing_mm: Spacing | None) -> list[EncodedImage]:
-        read = [image if isinstance(image, EncodedImage) else open_input(image, spacing_mm) for image in images]
+    def _encode_batch(
+        self, images: list[OneImage], spacing_mm: Spacing | None, frame: int | None = None
+    ) -> list[EncodedImage]:
+        read = [image if isinstance(image, EncodedImage) else open_input(image, spacing_mm, frame) for image in images]
         waiting = [place for place, each in enumerate(read) if not isinstance(each, EncodedImage)]
         prepared = [self._prepare(read[place][0]) for place in waiting]
         if not prepared:
@@ -253,6 +259,7 @@ class CCSamPipeline(Pipeline):
         threshold: float | None = None,
         keep: Keep | None = None,
         batch_size: int | None = None,
+        frame: int | None = None,
         **kwargs,
     ) -> list[SegmentationResult] | list[list[SegmentationResult]] | Iterator[list[SegmentationResult]]:
         """Segment each prompted object; the image is encoded once for all of them.
@@ -278,6 +285,8 @@ class CCSamPipeline(Pipeline):
                 that the model marks. With a box both stay within 5 % of its sides. See `objects.clean_mask`.
             batch_size: how many of several images are encoded together; 1 if left out. The masks are the same up to
                 rounding.
+            frame: which frame of a DICOM loop or page of a TIFF file, from 0, where paths came; left out, the first,
+                and a warning names a file with more.
             kwargs: with a text, `form`, `box_threshold`, `nms_threshold`, `every_instance` and `fallback` of
                 `TextGrounder.__call__`; `num_workers` of transformers' pipelines.
 
@@ -297,6 +306,7 @@ class CCSamPipeline(Pipeline):
             raise ValueError(f"{', '.join(unused)} came without a text, which alone uses it: leave it out")
         given = {"boxes": boxes, "points": points, "labels": labels, "text": text, "previous": previous}
         given |= {"num_samples": num_samples, "spacing_mm": spacing_mm, "threshold": threshold, "keep": keep}
+        given["frame"] = frame
         arguments = {name: value for name, value in given.items() if value is not None} | kwargs
         batch_size = batch_size or self._batch_size or 1
         if batch_size < 1:
@@ -318,7 +328,7 @@ class CCSamPipeline(Pipeline):
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             if batch_size > 1:
-                batch = self._encode_batch(batch, arguments.get("spacing_mm"))
+                batch = self._encode_batch(batch, arguments.get("spacing_mm"), arguments.get("frame"))
             inputs = [{"image": image, **own[start + row]} for row, image in enumerate(batch)]
             results += super().__call__(inputs, batch_size=1, **shared, **arguments)
         return results
@@ -353,11 +363,12 @@ class CCSamPipeline(Pipeline):
         text: str | Sequence[str] | None = None,
         spacing_mm: Spacing | None = None,
         previous: SegmentationResult | Sequence[SegmentationResult] | None = None,
+        frame: int | None = None,
     ) -> dict[str, Any]:
         """Image and prompts, or a dictionary with both, -> model inputs, and what they belong to."""
         if isinstance(image, dict):
             given = {"boxes": boxes, "points": points, "labels": labels, "text": text, "previous": previous}
-            return self.preprocess(**{**given, "spacing_mm": spacing_mm, **image})
+            return self.preprocess(**{**given, "spacing_mm": spacing_mm, "frame": frame, **image})
         if all(prompt is None for prompt in (boxes, points, text, previous)):
             raise ValueError(
                 "no prompt was given; expected a text, boxes (x0, y0, x1, y1) or points (x, y), in pixels"
@@ -373,7 +384,7 @@ class CCSamPipeline(Pipeline):
             image = image.image
             check_spacing(spacing_mm)
         else:
-            image, spacing_mm = open_input(image, spacing_mm)
+            image, spacing_mm = open_input(image, spacing_mm, frame)
             pixel_values, size = self._prepare(image)
         prompts = make_prompts(boxes, points, labels, previous, size)
         inputs = prepare_prompts([size], self.processor.image_processor.input_size, **prompts.for_processor())
@@ -424,12 +435,14 @@ class CCSamPipeline(Pipeline):
 
 
 def open_input(
-    image: OneImage, spacing_mm: Spacing | None
+    image: OneImage, spacing_mm: Spacing | None, frame: int | None = None
 ) -> tuple[Image.Image | np.ndarray | Tensor, Spacing | None]:
     """The image, read where it is a path and upright, and its spacing: the given one, else the file's; checked."""
     if isinstance(image, (str, Path)):
-        image, spacing_of_file = read_image(image)
+        image, spacing_of_file = read_image(image, frame)
         spacing_mm = spacing_of_file if spacing_mm is None else spacing_mm
+    elif frame is not None:
+        raise ValueError(f"frame={frame} came with an image that is no path; expected the path of a file with frames")
     elif isinstance(image, Image.Image):
         image = upright(image)
     check_spacing(spacing_mm)
