@@ -53,6 +53,7 @@ def train_grounder(run: GrounderRun) -> dict[str, Any]:
     training, validation, targets = build_scenes(run)
     grounder.settings.tuned_on = describe_tuning(run)
     grounder.settings.known_targets = sorted({*(grounder.settings.known_targets or ()), *targets})
+    grounder.settings.calibration = {}  # it was that of other weights
 
     head = build_mask_head(grounder, targets) if run.mask_loss or run.backbone_scenes else None
     if run.backbone_scenes and latest_state(output_dir) is None:
