@@ -429,7 +429,8 @@ def test_the_readme_states_the_limits_that_hold(demo):
     text = " ".join((DEMO / "README.md").read_text().split())
     for words in (
         f"at most {demo.app.MAX_FILE_SIZE.removesuffix('mb')} MB, a request {demo.session.MAX_OBJECTS} objects",
-        f"accepted images {demo.session.MAX_ACCEPTED} entries; of more than {demo.app.MAX_SESSIONS} sessions",
+        f"accepted images has at most {demo.session.MAX_ACCEPTED} entries",
+        f"more than {demo.app.MAX_SESSIONS} sessions",
         f"after {demo.app.KEPT_S // 60} minutes where the page is still open, after an hour where it was closed",
     ):
         assert words in text

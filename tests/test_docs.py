@@ -17,12 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CARD = Path(ccsam_hf.TINY) / "README.md"
 DOCUMENTS = [
     ROOT / "README.md",
-    ROOT / "docs" / "data.md",
-    ROOT / "docs" / "evaluation.md",
-    ROOT / "docs" / "finetuning.md",
-    ROOT / "docs" / "migration.md",
-    ROOT / "docs" / "paper.md",
-    ROOT / "docs" / "prompts.md",
+    *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "training" / "README.md",
     CARD,
     Path(ccsam_hf.TINY_GROUNDER) / "README.md",

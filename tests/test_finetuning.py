@@ -210,8 +210,8 @@ def test_the_card_parses_and_has_the_numbers_of_the_results(tuned):
             assert cell == "{:.1f} [{:.1f}, {:.1f}]".format(score["mean"], *score["ci95"])
         assert cells[2] == "4"
     text = " ".join(card.text.split())
-    assert "Fine-tuned from `start` with `ccsam-hf train` on 14 images; 2 chose the checkpoint, 4 measured it." in text
-    assert "What learnt: `lora`, rate 0.001, 2 steps of 2 images, seed 0" in text
+    assert "Fine-tuned from `start` with `ccsam-hf train` on 14 images. 2 other images were used to choose" in text
+    assert "Trained parameters: `lora`. Learning rate 0.001, 2 steps of 2 images, seed 0" in text
     assert "{{" not in card.content and str(tuned.folder.parent) not in card.content
 
 

@@ -219,7 +219,7 @@ def test_what_the_limits_of_ccsam_tiny_say_follows_from_its_figures():
     worse = [each for each in record["results"] if each["dice"]["mean"] <= each["baseline"]["dice"]["mean"]]
     assert [(each["target"], each["prompt"]) for each in worse] == [("thyroid nodule", "box")]
     assert "Thyroid nodule (simulated, tight box): worse than the ellipse" in text
-    for each in record["corrections"]:  # "help little or harm"
+    for each in record["corrections"]:  # "help little and can make the mask worse"
         assert each["dice"][-1] < each["dice"][0] + 1 and ", ".join(map(str, each["dice"])) in text
 
 
@@ -421,13 +421,13 @@ def test_what_nobody_recorded_is_said(folder):
     assert [section for section in SECTIONS if f"# {section}\n" not in card] == []
     for said in (
         "Not evaluated: no `evaluation.json` lies beside these weights.",
-        "How good it is, nobody has recorded",
+        "Its quality is not recorded.",
         "Not recorded: neither `training.json` nor `conversion_report.json` lies beside these weights.",
         "### Training data and licences Not recorded.",
         "## How it was measured Not measured.",
         "Hardware of the training: not recorded. Hours: not recorded.",
         "No text grounder lies beside these weights",
-        "Which scanners, hospitals and patients its training images come from, and whom they leave out, is not",
+        "The scanners, hospitals and patients of its training images are not recorded here",
         "ViT of 3 layers and width 64, a ResNet beside it, variational attention fusion; 1.5 M parameters",
     ):
         assert said in text, said
@@ -447,7 +447,7 @@ def test_a_grounder_of_which_nothing_is_recorded_says_so(tmp_path):
     for said in (
         "Not evaluated",
         "not recorded",
-        "Nothing says that it has learnt from ultrasound images",
+        "No file records that it has learned from ultrasound images",
         "Not measured.",
     ):
         assert said in text, said
@@ -459,7 +459,10 @@ def test_the_story_of_a_training_run_is_told(folder):
     card = checkpoint_card(folder)
     data, text = check_card(card), words(card)
     assert (data.license, data.datasets) == ("apache-2.0", ["ccsam-hf-simulator"])
-    assert "Started from random weights. What learnt: `adapters`, in steps of 8 images, rate 0.001, seed 3" in text
+    assert (
+        "Started from random weights. Trained parameters: `adapters`. Steps of 8 images, learning rate 0.001, seed 3"
+        in text
+    )
     assert "those after step 400" in text and "Hardware of the training: one GPU. Hours: 3." in text
     assert "no patient is in them" in text
 
@@ -478,7 +481,7 @@ def test_the_story_of_a_training_run_is_told(folder):
     )
     text = words(checkpoint_card(folder))
     assert "What it started from is not recorded." in text and "after step (not recorded)" in text
-    assert "`mine`, in the layout `folder`. Its licence and its patients are for its owner to state" in text
+    assert "`mine`, in the layout `folder`. Its licence and its patients are not recorded here" in text
 
 
 def test_what_a_conversion_left_untrained_is_said(folder):
@@ -488,10 +491,10 @@ def test_what_a_conversion_left_untrained_is_said(folder):
     card = checkpoint_card(folder)
     data, text = check_card(card), words(card)
     assert (data.license, data.license_name) == ("other", "that-of-the-published-weights")
-    assert "2 tensors were taken as they were, 1 interpolated, 0 kept from a base model, 1 drawn anew" in text
-    assert "What was drawn anew has learnt nothing: train it before use." in text
+    assert "2 tensors were loaded, 1 interpolated, 0 kept from a base model, 1 newly initialised" in text
+    assert "The newly initialised tensors have learned nothing. Train the model before use." in text
     (folder / "conversion_report.json").write_text(json.dumps(report | {"newly_initialised": []}))
-    assert "has learnt nothing" not in checkpoint_card(folder)
+    assert "have learned nothing" not in checkpoint_card(folder)
 
 
 def test_an_evaluation_is_shown_with_the_limits_that_follow_from_it(folder, study):
