@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--push", metavar="REPO_ID", help="upload it to this Space")
-    parser.add_argument("--public", action="store_true", help="a new Space is public; private if left out")
+    parser.add_argument("--public", action="store_true", help="create a public Space (default: private)")
     arguments = parser.parse_args()
     if arguments.public and not arguments.push:
         parser.error("--public came without --push; say where to: --push <user or organisation>/<name>")

@@ -638,8 +638,8 @@ def test_who_may_push_and_what_is_public(hub, tmp_path):
         "read only, exists": (arguments("me/private", "--revision", "b"), READ_TOKEN, "may not write to me/private"),
         "another's": (arguments("me/public", "--public"), STRANGERS_TOKEN, "may not write to me/public"),
         "another's name": (arguments("somebody/new"), WRITE_TOKEN, "may not write to somebody/new"),
-        "no such token": (arguments("me/new"), "hf_wrong", "the Hub knows no token, or not the one it got"),
-        "no token": (arguments("me/new"), "", "the Hub knows no token, or not the one it got"),
+        "no such token": (arguments("me/new"), "hf_wrong", "the Hub got no valid token"),
+        "no token": (arguments("me/new"), "", "the Hub got no valid token"),
         "bad card": (arguments("me/new", model=bad_card), WRITE_TOKEN, "license is 'mit-0'"),
         "refused card": (arguments("me/new", model=refused_by_the_hub), WRITE_TOKEN, "the Hub refuses the card"),
     }

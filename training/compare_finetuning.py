@@ -246,7 +246,7 @@ def parse_arguments(texts: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--layout", choices=LAYOUTS, default="busi")
-    parser.add_argument("--model", default=TINY, help="folder or Hub id; the bundled ccsam-tiny if left out")
+    parser.add_argument("--model", default=TINY, help="folder or Hub id (default: the bundled ccsam-tiny)")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sweep", action="store_true", help="compare settings, in place of before and after")
     parser.add_argument(

@@ -42,7 +42,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seen", nargs="*", default=[], metavar="NAME", help="data like those the models trained on")
     parser.add_argument("--unseen", nargs="*", default=[], metavar="NAME", help="data unlike those")
     parser.add_argument("--prompt", nargs="+", choices=PROMPTS, default=["box", "point"])
-    parser.add_argument("--draws", type=int, default=1, help="of random-point and jittered-box")
+    parser.add_argument(
+        "--draws", type=int, default=1, help="prompts per object of random-point and jittered-box (default: 1)"
+    )
     parser.add_argument("--num-samples", type=int, help="draws of the posterior, for models that have one")
     parser.add_argument("--grounder", help="folder or Hub id; finds the texts, for every model that reads boxes")
     parser.add_argument("--costs", type=Path, help="JSON of training/benchmark_cost.py")

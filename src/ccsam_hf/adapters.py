@@ -33,7 +33,7 @@ class FeatureAdapter(nn.Module):
         self.up = ZeroLinear(adapter_size, hidden_size)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map `(..., d)` to `(..., d)`; a skip connection is the caller's."""
+        """Map `(..., d)` to `(..., d)`; the caller adds a skip connection if it needs one."""
         return self.up(F.gelu(self.down(hidden_states)))
 
 

@@ -23,7 +23,7 @@ except ImportError:
 
 
 def resize(feature_map: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of `(B, C, h, w)` to `(B, C, *size)`; nothing happens at the same size."""
+    """Bilinear resize of `(B, C, h, w)` to `(B, C, *size)`; an input of that size is returned unchanged."""
     if feature_map.shape[-2:] == size:
         return feature_map
     return F.interpolate(feature_map, size, mode="bilinear")

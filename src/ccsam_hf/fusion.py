@@ -89,7 +89,7 @@ class LinearHead(nn.Linear):
 
 
 class VariationalAttentionFusion(nn.Module):
-    """Fuse the two feature maps through a latent space in which each branch knows how sure it is.
+    """Fuse the two feature maps in a latent space where each branch has a mean and a variance for each token.
 
     Source: CC-SAM paper, Section 3.2. Open there, chosen here: one latent vector for each token (or, with
     `granularity="image"`, for the image, as the equations read); softmax over the two branches for each latent

@@ -39,7 +39,7 @@ def make_caption(phrase: str, form: str = "phrase", describer: Callable[[str], s
     Args:
         phrase: of `descriptions.to_phrase`.
         form: one of `descriptions.FORMS`: "phrase" reads "thyroid nodule.", "description" a text that mentions it.
-        describer: phrase -> that text; the paper's description if left out.
+        describer: phrase -> that text; default: the paper's description.
 
     Raises:
         ValueError: the describer's text does not mention the phrase.

@@ -280,7 +280,7 @@ class CCSamPipeline(Pipeline):
                 where it states one.
             previous: results of this image to correct, one for each object: the last mask's logits go back into the
                 model beside all clicks so far, the given ones and those of the result, and its box.
-            threshold: probability above which a pixel belongs to the object, within (0, 1); 0.5 if left out.
+            threshold: probability above which a pixel belongs to the object, within (0, 1); default: 0.5.
             keep: "largest", the default, returns one connected object a prompt, without small holes; "all" every part
                 that the model marks. With a box both stay within 5 % of its sides. See `objects.clean_mask`.
             batch_size: how many of several images are encoded together; 1 if left out. The masks are the same up to

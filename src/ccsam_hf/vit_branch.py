@@ -1,4 +1,4 @@
-"""The ViT branch: pixel_values -> vit_map, SAM's image encoder with adapters, lean where tokens are padded.
+"""The ViT branch: pixel_values -> vit_map, SAM's image encoder with adapters; padding tokens are not projected.
 
 Source: CC-SAM paper, Section 3.1; SAM's ViTDet encoder (arXiv 2304.02643, Appendix A) for blocks and relative
 positions; SAMUS (arXiv 2309.06824) for where the adapters stand.

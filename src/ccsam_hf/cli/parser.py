@@ -275,7 +275,9 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument("--target", metavar="NAME", help="only its objects; in data without names, what they are")
     command.add_argument("--limit", type=int, metavar="N", help="at most N objects, spread over targets and patients")
     command.add_argument("--prompt", choices=PROMPTS, required=True)
-    command.add_argument("--draws", type=int, default=1, metavar="N", help="of random-point and jittered-box")
+    command.add_argument(
+        "--draws", type=int, default=1, metavar="N", help="prompts per object of random-point and jittered-box"
+    )
     command.add_argument("--num-samples", type=int, metavar="K", help="draws for the uncertainty, at least 2")
     add_grounder(command)
     command.add_argument("--protocol", choices=PROTOCOLS, default="samus", help="of the scores")

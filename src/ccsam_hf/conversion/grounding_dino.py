@@ -120,7 +120,7 @@ def convert_grounding_dino(
 
     Args:
         state_dict: names to tensors, or a training checkpoint that holds them under "model".
-        config: the model to fill; read off from the tensors if left out, see `config_of`.
+        config: the model to fill; by default read from the tensors, see `config_of`.
 
     Returns:
         Names of transformers to tensors, without the newly initialised ones; the config; the report, where a third of

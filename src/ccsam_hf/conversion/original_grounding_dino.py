@@ -130,7 +130,7 @@ class OriginalGroundingDino(nn.Module):
         Args:
             tokenizer: of the text encoder; its ids of the phrase delimiters are used, nothing else.
             config: overrides of the Swin-T configuration in the words of groundingdino-py, such as `enc_layers`; under
-                "text_config" those of a `BertConfig`, whose vocabulary is the tokenizer's if left out.
+                "text_config" those of a `BertConfig`, whose vocabulary is by default the tokenizer's.
 
         Raises:
             ImportError: groundingdino-py is not installed.
@@ -194,9 +194,9 @@ class OriginalGroundingDino(nn.Module):
         Args:
             pixel_values: (batch_size, 3, height, width), normalized as `GroundingDinoImageProcessor` does.
             input_ids: (batch_size, num_tokens); beyond 256 tokens the text is cut off.
-            token_type_ids: (batch_size, num_tokens); all 0 if left out.
-            attention_mask: (batch_size, num_tokens), 0 at padding; all 1 if left out.
-            pixel_mask: (batch_size, height, width), 0 at padding; all 1 if left out.
+            token_type_ids: (batch_size, num_tokens); default: all 0.
+            attention_mask: (batch_size, num_tokens), 0 at padding; default: all 1.
+            pixel_mask: (batch_size, height, width), 0 at padding; default: all 1.
 
         Returns:
             `logits` (batch_size, num_queries, 256), -inf where there is no token, and `pred_boxes` (batch_size,

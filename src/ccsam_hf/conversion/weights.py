@@ -256,7 +256,7 @@ def convert_resnet50(
 
     Args:
         state_dict: as in `convert_sam`.
-        config: the model to fill; `CCSamConfig()` if left out.
+        config: the model to fill; default: `CCSamConfig()`.
 
     Raises:
         ValueError: as in `convert_sam`; also for RadImageNet's Keras weights, whose architecture differs.
@@ -304,7 +304,7 @@ def convert_tensors(
 
 @dataclasses.dataclass
 class Problems:
-    """What a checkpoint has that nothing explains; raised all at once."""
+    """The tensors of a checkpoint that do not fit the model; one error names all of them."""
 
     unknown: list[str] = dataclasses.field(default_factory=list)
     missing: list[str] = dataclasses.field(default_factory=list)

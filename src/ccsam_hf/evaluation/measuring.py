@@ -142,7 +142,7 @@ def coordinates_of(prompt: Prompt) -> list[float] | None:
 
 
 def reliability_of(prediction: Prediction, truth: np.ndarray) -> dict[str, Any]:
-    """The fields of `Row` that tell the model's word on itself, and the mask."""
+    """The fields of `Row` that describe the mask and the model's own estimates of its quality."""
     mask, uncertainty = prediction.mask, prediction.uncertainty
     count, confidence, positive = calibration_bins(prediction.probability, truth)
     fields = {"iou_score": prediction.score, "mask": png_of(mask), "calibration_count": count}

@@ -3,7 +3,8 @@
 Source: CC-SAM paper, Sec. 4.3, after SAMUS. The model resizes the image to 256x256, the true mask is resized to
 256x256 by nearest neighbor, prompts are derived from that mask, predictions are brought to 256x256, and all scores are
 taken there: shares in percent, distances in pixels of 256x256. `hd_rows` is the number that SAMUS's own code prints as
-Hausdorff distance (`ccsam_hf.evaluation.metrics.hausdorff_of_rows`): it alone may stand beside the published tables.
+Hausdorff distance (`ccsam_hf.evaluation.metrics.hausdorff_of_rows`): compare only it with
+the published tables.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Can a model's word on itself be trusted: calibration of its probabilities, error against uncertainty, referral.
+"""How well a model estimates its own quality: calibration, error against uncertainty, referral.
 
 A case is boiled down to a few bins while it is evaluated (`calibration_bins`, `uncertainty_bins`); the other functions
 take the rows of `ccsam_hf.evaluation.harness`, those of one model, and sum the bins up.
@@ -67,7 +67,7 @@ def uncertainty_bins(uncertainty: np.ndarray, wrong: np.ndarray) -> tuple[list[i
 
 
 def summarize_reliability(rows: Sequence[dict]) -> dict:
-    """How far a model's word on itself can be trusted, in a few numbers.
+    """Summarize how well a model estimates its own quality.
 
     Args:
         rows: of one model and prompt, of one data set or of several together.

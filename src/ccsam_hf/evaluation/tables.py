@@ -262,7 +262,7 @@ def misses_table(rows: Sequence[dict]) -> Table:
 
 
 def reliability_table(rows: Sequence[dict]) -> Table:
-    """How far a model's word on itself can be trusted, one line a model, data set and prompt.
+    """How well models estimate their own quality, one line per model, data set and prompt.
 
     Args:
         rows: of `ccsam_hf.evaluation.harness`.

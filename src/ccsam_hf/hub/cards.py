@@ -125,9 +125,9 @@ def card(
         results: for the model index.
         template: in hub_cards/.
         pipeline_tag, tags, library_name: see the Hub's model cards.
-        name: title; the folder's name if left out.
+        name: title; default: the folder's name.
         repo_id: where the folder is or will be on the Hub, for the code that loads it.
-        license: identifier of the Hub; if left out, Apache-2.0 for what was trained from scratch on simulated images,
+        license: identifier of the Hub; by default Apache-2.0 for what was trained from scratch on simulated images,
             else "other", or "unknown" where nothing is recorded.
         license_name: of the licence "other".
         base_model: Hub id of the model that the weights come from; left out of the card where it is not known.

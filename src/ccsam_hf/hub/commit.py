@@ -49,7 +49,7 @@ def readable_errors(repo_id: str) -> Iterator[None]:
     """For the code of a push in one commit.
 
     Raises:
-        PermissionError: the Hub knows no token, or one that may not write to the repository.
+        PermissionError: the Hub got no valid token, or the token may not write to the repository.
         ConnectionError: the connection broke or there is none.
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses for another reason.
     """
@@ -59,7 +59,7 @@ def readable_errors(repo_id: str) -> Iterator[None]:
         status = error.response.status_code
         if status == 401:
             raise PermissionError(
-                f"the Hub knows no token, or not the one it got, and so refuses {repo_id}: log in with `hf auth "
+                f"the Hub got no valid token and refuses {repo_id}: log in with `hf auth "
                 f"login`, or set HF_TOKEN ({error.server_message or status})"
             ) from error
         if status == 403:

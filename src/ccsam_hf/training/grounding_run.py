@@ -27,7 +27,7 @@ class GrounderRun:
     )
     image_size: int = field(default=800, metadata={"help": "rows and columns of the input, from scratch"})
     data: str | None = field(
-        default=None, metadata={"help": "folder of images and masks, or 'mixture'; the simulator if left out"}
+        default=None, metadata={"help": "folder of images and masks, or 'mixture' (default: the simulator)"}
     )
     layout: str = field(default="folder", metadata={"help": "layout of the folder, see ccsam_hf.data.readers"})
     root: str = field(default=".", metadata={"help": "data=mixture: directory of the sources"})
