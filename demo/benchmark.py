@@ -27,7 +27,7 @@ import psutil
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from ccsam_hf import TINY, CCSamPipeline
+from ccsam_hf import DEFAULT, CCSamPipeline
 from ccsam_hf.data.simulator import TARGETS, simulate
 from ccsam_hf.geometry import boxes_from_masks
 
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, the server is too
-    pipe = CCSamPipeline.from_pretrained(TINY)
+    pipe = CCSamPipeline.from_pretrained(DEFAULT)
     with TemporaryDirectory() as directory, served() as (url, process):
         folder = Path(directory)
         users = [

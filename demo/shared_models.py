@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ccsam_hf import TINY, CCSamPipeline, EncodedImage, SegmentationResult
+from ccsam_hf import DEFAULT, CCSamPipeline, EncodedImage, SegmentationResult
 
 try:
     import spaces
@@ -22,7 +22,7 @@ except ImportError:  # everywhere but on a Space with ZeroGPU
     spaces = None
 
 MODELS_VARIABLE = "CCSAM_MODELS"  # ids or folders of further models, separated by commas
-BUNDLED = "ccsam-tiny"
+BUNDLED = "ccsam-small"
 SEED = 0  # of the draws, so that the same prompt shows the same uncertainty
 # One thread for all work with models: the draws take their numbers from torch's one generator, and every thread that
 # has run a model keeps memory of its own, while gradio answers with up to 40 of them.
@@ -48,7 +48,7 @@ def load(name: str) -> CCSamPipeline:
         raise ValueError(f"model {name!r} is not offered here; choose one of {', '.join(model_names())}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        pipe = CCSamPipeline.from_pretrained(TINY if name == BUNDLED else name, device_map=device)
+        pipe = CCSamPipeline.from_pretrained(DEFAULT if name == BUNDLED else name, device_map=device)
         if pipe.has_grounder:
             _ = pipe.grounder  # loaded now, and not with the first text
     except (OSError, ValueError) as error:

@@ -154,7 +154,7 @@ def test_what_cannot_be_done_is_said(demo, lesion, tmp_path):
         "no image is accepted yet": lambda: demo.downloads.write_annotations(lesion, "COCO"),
         "nothing is outlined that could be accepted": lambda: demo.session.accept(lesion),
         "a comparison takes two or more": lambda: demo.comparison.compare(lesion),
-        "is not offered here; choose one of ccsam-tiny": lambda: demo.session.use_model(lesion, "/etc"),
+        "is not offered here; choose one of ccsam-small": lambda: demo.session.use_model(lesion, "/etc"),
         "13 targets were named; at most 12": lambda: demo.session.find_texts(lesion, ",".join("abcdefghijklm")),
         "there are 12 boxes already": lambda: demo.session.add_box(replace(lesion, boxes=(BOX,) * 12), BOX, keep=True),
         "threshold 1 came; expected a probability": lambda: demo.session.use_threshold(lesion, 1),

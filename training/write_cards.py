@@ -9,6 +9,12 @@ r"""Write `evaluation.json` and the card of the bundled checkpoint and of its te
     python training/write_cards.py --study results/study --grounder results/grounder.json \
         --compared-with "first lesson" --corrections ccsam-tiny simulated results/sim-clicks/summary.json
 
+    python training/evaluate.py --output results/small --model ccsam-small=ccsam:src/ccsam_hf/assets/ccsam-small \
+        --data BUSI=busi:BUSI --data CAMUS=camus:CAMUS --data HC18=folder:HC18 --data CCA=folder:CCA \
+        --data DDTI=ddti:DDTI --data NERVE=folder:NERVE --split test --splits training/splits/real.json \
+        --seen BUSI CAMUS HC18 CCA --unseen DDTI NERVE --prompt box point
+    python training/write_cards.py --small-study results/small
+
 `--corrections` comes once for each model and data set, `--compared-with` where the study has another model. Without
 `--study` the cards alone are written anew, from the `evaluation.json` that lie there. Figures of other weights than
 the bundled ones are refused.
@@ -26,7 +32,7 @@ from ccsam_hf.evaluation.rows import CLICK_COLUMNS
 from ccsam_hf.files import write_text
 from ccsam_hf.hub.cards import checkpoint_card, grounder_card
 
-SMALL_GROUNDER = Path(TINY).parent / "ccsam-small" / "grounder"
+SMALL_GROUNDER = Path(DEFAULT) / "grounder"
 
 
 def tiny_card(folder: str | Path = TINY) -> str:
@@ -85,6 +91,7 @@ def main(texts: Sequence[str] | None = None, tiny: str | Path = TINY, grounder: 
     parser.add_argument("--grounder", type=Path, help="output of training/evaluate_grounder.py")
     parser.add_argument("--compared-with", metavar="MODEL", help="another model of the study")
     parser.add_argument("--corrections", nargs=3, action="append", default=[], metavar=("MODEL", "DATA", "FILE"))
+    parser.add_argument("--small-study", type=Path, help="output of training/evaluate.py for ccsam-small")
     parser.add_argument(
         "--small-grounder", type=Path, help="output of training/evaluate_grounder.py for that of ccsam-small"
     )
@@ -100,9 +107,12 @@ def main(texts: Sequence[str] | None = None, tiny: str | Path = TINY, grounder: 
         for folder, record in records.items():
             write_record(folder, record)
     cards = {tiny: tiny_card(tiny), grounder: tiny_grounder_card(grounder)}
+    if arguments.small_study is not None:
+        write_record(DEFAULT, study_record(arguments.small_study, DEFAULT))
     if arguments.small_grounder is not None:
         write_record(SMALL_GROUNDER, grounding_record(arguments.small_grounder, SMALL_GROUNDER))
-    if tiny == TINY and SMALL_GROUNDER.is_dir():
+    if tiny == TINY:
+        cards[DEFAULT] = small_card(DEFAULT)
         cards[SMALL_GROUNDER] = small_grounder_card(SMALL_GROUNDER)
     for folder, text in cards.items():
         write_card(folder, text)

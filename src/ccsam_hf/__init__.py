@@ -36,8 +36,11 @@ TINY: str = str(Path(__file__).parent / "assets" / "ccsam-tiny")
 TINY_GROUNDER: str = str(Path(TINY) / "grounder")
 """Folder of the bundled text grounder, trained on simulated images only; `CCSamPipeline` finds it beside `TINY`."""
 
-DEFAULT: str = TINY
-"""Folder of the bundled checkpoint that the command line and the demo use when none is named."""
+DEFAULT: str = str(Path(__file__).parent / "assets" / "ccsam-small")
+"""Folder of the bundled checkpoint that learned from real and simulated images; used where no model is named.
+
+Its weights are CC BY-NC-SA 4.0, as CAMUS is; those of `TINY` have no such limit.
+"""
 
 HOME = {
     "CCSamConfig": "configuration_ccsam",

@@ -49,7 +49,7 @@ class CCSamPipeline(Pipeline):
     """Segment prompted objects in an ultrasound image.
 
     ```python
-    pipe = CCSamPipeline.from_pretrained(ccsam_hf.TINY)
+    pipe = CCSamPipeline.from_pretrained(ccsam_hf.DEFAULT)
     nodule, gland = pipe("case.png", text=["thyroid nodule", "thyroid gland"])
     nodule, cyst = pipe("case.png", boxes=[[80, 60, 190, 150], [210, 90, 260, 140]])
     pipe.to("cuda")

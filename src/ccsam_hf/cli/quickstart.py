@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from .. import TINY
+from .. import DEFAULT
 from ..data.prompts import fixed_click, tight_box
 from ..data.simulator.scenes import simulate
 from ..evaluation.baselines import inscribed_ellipse
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     truth = np.asarray(Image.open(str(case / "mask.png"))) > 0
     spacing_mm = tuple(json.loads((case / "case.json").read_text())["spacing_mm"])
 
-    pipe = CCSamPipeline.from_pretrained(TINY)
+    pipe = CCSamPipeline.from_pretrained(DEFAULT)
     box, click = tight_box(truth).tolist(), fixed_click(truth).tolist()
     torch.manual_seed(0)  # the draws of the uncertainty map
     shared = {"num_samples": NUM_SAMPLES, "spacing_mm": spacing_mm}
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     results = {"scores": scores, "box_score": by_text.box_score, "measurements": measured}
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
 
-    print("ccsam-tiny and its grounder, trained on simulated images only, against the exact masks of simulated cases:")
+    print("ccsam-small and its grounder, against the exact masks of simulated cases:")
     for target, by_prompt in scores.items():
         print(target)
         for prompt, score in by_prompt.items():

@@ -74,7 +74,7 @@ def grounder_card(folder: str | Path, *, template: str = "grounder_card.md", **o
     return card(facts, results, template, settings=facts.config.get(SETTINGS_KEY, {}), **options)
 
 
-def space_card(sdk_version: str, models: Sequence[str] = ("ccsam-tiny",)) -> str:
+def space_card(sdk_version: str, models: Sequence[str] = ("ccsam-small",)) -> str:
     """Write the card of the Space in demo/.
 
     Args:
