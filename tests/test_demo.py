@@ -24,7 +24,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from ccsam_hf import TINY, CCSamPipeline
+from ccsam_hf import DEFAULT, CCSamPipeline
 from ccsam_hf.data.simulator import simulate
 from ccsam_hf.evaluation.metrics import dice
 from ccsam_hf.formats.annotations import to_cvat, to_label_studio
@@ -53,7 +53,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def pipe() -> CCSamPipeline:
-    return CCSamPipeline.from_pretrained(TINY)
+    return CCSamPipeline.from_pretrained(DEFAULT)
 
 
 @pytest.fixture
@@ -451,7 +451,7 @@ def test_an_assembled_space_runs_by_itself(demo, tmp_path):
     files = demo.assemble.assemble(tmp_path / "space")
     names = {path.as_posix() for path in files}
     assert {"app.py", "README.md", "requirements.txt", "LICENSE", "examples/breast.png"} <= names
-    assert {"ccsam_hf/assets/ccsam-tiny/model.safetensors", "ccsam_hf/hub_cards/model_card.md"} <= names
+    assert {"ccsam_hf/assets/ccsam-small/model.safetensors", "ccsam_hf/hub_cards/model_card.md"} <= names
     assert not {"assemble.py", "benchmark.py"} & names
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".pyi"))]
     with pytest.raises(FileExistsError, match="is not an empty folder"):

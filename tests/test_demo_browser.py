@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccsam_hf import TINY, CCSamPipeline
+from ccsam_hf import DEFAULT, CCSamPipeline
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -89,7 +89,7 @@ def page(browser, url):
 
 @pytest.fixture(scope="module")
 def pipe() -> CCSamPipeline:
-    return CCSamPipeline.from_pretrained(TINY)
+    return CCSamPipeline.from_pretrained(DEFAULT)
 
 
 def upload(page, path: Path) -> None:
