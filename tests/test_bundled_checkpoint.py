@@ -65,7 +65,7 @@ def test_the_bundled_case_is_what_the_simulator_makes_of_its_seed():
 
 def test_the_quickstart_writes_its_pictures_and_numbers(tmp_path, capsys):
     quickstart(["--output", str(tmp_path)])
-    names = {"image", "truth", "text", "box", "click", "uncertainty", "heart", "heart_truth", "heart_text", "summary"}
+    names = {"image", "truth", "box", "click", "uncertainty", "heart", "heart_truth", "heart_text", "summary"}
     assert {file.stem for file in tmp_path.glob("*.png")} == names
     scores = json.loads((tmp_path / "results.json").read_text())["scores"]
     lesion = scores["breast lesion"]
