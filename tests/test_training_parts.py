@@ -88,7 +88,7 @@ def test_a_key_that_no_field_declares_is_refused(tmp_path):
         ({"augmentation": "strong"}, "augmentation='strong' is not one of none, samus"),
         ({"prompts": ["box", "mask"]}, "prompts='mask' is not one of point, box, both, text"),
         ({"prompts": "box"}, "prompts='box'; expected list[str]"),
-        ({"preset": "vitb"}, "preset='vitb' is not one of vit_b, samus, sam, small, tiny; did you mean"),
+        ({"preset": "vitb"}, "preset='vitb' is not one of vit_b, samus, sam, lite, tiny; did you mean"),
         ({"mixed_precision": "fp8"}, "mixed_precision='fp8' is not one of no, bf16, fp16"),
         ({"batch_size": 0}, "batch_size=0; expected at least 1"),
         ({"batch_size": 2.5}, "batch_size=2.5; expected int"),
