@@ -181,7 +181,7 @@ def test_draws_depend_on_case_and_number_alone(tiny_blocks):
         if prompt == "random-point":
             assert left <= values[0] < left + width and top <= values[1] < top + height
         else:
-            tight = np.array([left, top, left + width - 1, top + height - 1])
+            tight = np.array([left, top, left + width, top + height])
             assert (np.abs(np.array(values) - tight) <= 0.05 * np.array([width, height] * 2) + 1e-4).all()
 
 
