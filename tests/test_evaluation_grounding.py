@@ -411,7 +411,7 @@ def true_box(case: Case) -> list[float]:
     """The tight box of the mask at 256x256, where each pixel is the middle one of several, in pixels of the image."""
     down, across = (side // 256 for side in case.mask.shape)
     rows, columns = np.nonzero(case.mask[down // 2 :: down, across // 2 :: across])
-    return [columns.min() * across, rows.min() * down, columns.max() * across, rows.max() * down]
+    return [columns.min() * across, rows.min() * down, (columns.max() + 1) * across, (rows.max() + 1) * down]
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_boxes_of_scenes_are_the_tight_boxes_of_their_masks(monkeypatch):
         assert set(masks) | set(scene.absent) == set(SIMULATED_TARGETS)
         for target, box in scene.boxes.items():
             rows, columns = np.nonzero(masks[target])
-            assert box.tolist() == [columns.min(), rows.min(), columns.max(), rows.max()]
+            assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             structures += 1
     assert structures > 12  # scenes with several among them
 

@@ -218,7 +218,7 @@ def test_a_fresh_process_prints_nothing(tmp_path):
 
 
 def test_without_the_package_the_error_says_what_to_install(tokenizer, monkeypatch):
-    monkeypatch.setitem(sys.modules, "groundingdino.models.GroundingDINO", None)
+    monkeypatch.setitem(sys.modules, "groundingdino.models.GroundingDINO.groundingdino", None)
     with pytest.raises(ImportError, match=r'pip install "ccsam-hf\[originals\]"'):
         OriginalGroundingDino.from_config(tokenizer, SMALL)
 
