@@ -124,7 +124,7 @@ def test_fields_of_a_run_are_read_as_yaml():
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("steps=2", "'steps=2' is not FIELD=VALUE with a field of a run; known are adam_epsilon, attention, augmentation"),
+        ("steps=2", "'steps=2' is not FIELD=VALUE with a field of a run; known are adam_epsilon, attention"),
         ("max_steps", "'max_steps' is not FIELD=VALUE"),
         ("max_steps=two", "'two'"),
         ("learning_rate=fast", "'fast'"),

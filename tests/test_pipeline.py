@@ -302,7 +302,8 @@ def test_measurements_in_millimetres(centred, image):
 
 
 def test_the_spacing_of_a_dicom_file_is_used_unless_another_is_given(centred, image, monkeypatch):
-    monkeypatch.setattr("ccsam_hf.pipeline_ccsam.read_image", lambda path, frame=None: (Image.fromarray(image), (0.5, 0.5)))
+    read = (Image.fromarray(image), (0.5, 0.5))
+    monkeypatch.setattr("ccsam_hf.pipeline_ccsam.read_image", lambda path, frame=None: read)
     (from_file,) = centred("case.dcm", boxes=BOXES[0])
     assert from_file.measurements.area_mm2 == pytest.approx(from_file.measurements.area_px * 0.25)
     (given,) = centred("case.dcm", boxes=BOXES[0], spacing_mm=(1, 1))
